@@ -1,0 +1,2 @@
+#[allow(clippy::all, clippy::cast_lossless, rustdoc::all)]
+pub mod proto;
