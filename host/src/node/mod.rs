@@ -1,0 +1,47 @@
+//! A node: one process that runs stages. Its REST port takes orders, its relay port takes frames.
+
+pub mod generation;
+mod intake;
+mod loaded;
+mod outlet;
+mod rest;
+mod slot;
+mod store;
+mod table;
+
+pub use loaded::{Loaded, Loader};
+pub use store::{Store, StoreError};
+pub use table::{Node, NodeConfig, PrepareError};
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Serves `rest` and `relay` until `shutdown`, then finishes what is in the stages, for at most `drain`.
+pub async fn run(
+    node: Arc<Node>,
+    rest: TcpListener,
+    relay: TcpListener,
+    shutdown: CancellationToken,
+    drain: Duration,
+) -> io::Result<()> {
+    let relay = tokio::spawn(intake::serve(Arc::clone(&node), relay));
+    let janitor = tokio::spawn(Arc::clone(&node).expire());
+    let app = rest::router(Arc::clone(&node));
+    let stopped = CancellationToken::new();
+    let ended = stopped.clone();
+    let server = tokio::spawn(async move {
+        axum::serve(rest, app).with_graceful_shutdown(ended.cancelled_owned()).await
+    });
+    shutdown.cancelled().await;
+    tracing::info!(in_flight = node.in_flight(), "draining");
+    node.drain(drain).await;
+    relay.abort();
+    janitor.abort();
+    stopped.cancel();
+    // Connections that are kept alive would hold the server for ever.
+    let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! The REST port: one handler per call of the node's API.
+
+use super::generation::{Generation, Prepare};
+use super::slot::CountersJson;
+use super::store::StoreError;
+use super::table::{Node, PrepareError};
+use crate::artifact::Digest;
+use crate::http::{ApiError, not_found, require_token};
+use crate::relay::frame;
+use crate::telemetry::Memory;
+use axum::body::Body;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::{get, put};
+use axum::{Json, Router, middleware};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long `DELETE` waits for a generation's frames to leave.
+const DRAIN: Duration = Duration::from_secs(10);
+
+type Shared = State<Arc<Node>>;
+
+/// All routes of a node.
+pub fn router(node: Arc<Node>) -> Router {
+    let guarded = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/v1/node", get(describe))
+        .route("/v1/stages", get(stages))
+        .route("/v1/artifacts/{digest}", put(upload).head(has_artifact))
+        .route("/v1/pipelines/{pipeline}/generations/{generation}", put(prepare).delete(remove))
+        .layer(middleware::from_fn_with_state(node.config().token.clone(), require_token));
+    Router::new()
+        .route("/healthz", get(async || Json(json!({"status": "ok"}))))
+        .route("/readyz", get(ready))
+        .merge(guarded)
+        .fallback(not_found)
+        .with_state(node)
+}
+
+/// Every assigned stage is loaded and warmed up before its generation is listed, so only a drain makes a node unready.
+async fn ready(State(node): Shared) -> Result<Json<Value>, ApiError> {
+    if node.is_draining() {
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the node is shutting down"));
+    }
+    Ok(Json(json!({"status": "ready", "generations": node.generations().len()})))
+}
+
+async fn describe(State(node): Shared) -> Json<Value> {
+    let (config, loader) = (node.config(), node.loader());
+    Json(json!({
+        "name": config.name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "arch": std::env::consts::ARCH,
+        "cores": std::thread::available_parallelism().map_or(1, usize::from),
+        "threads": loader.options.threads,
+        "memory": Memory::now(),
+        "engines": [{"name": loader.engine.name(), "version": loader.engine.version()}],
+        "protocol": frame::VERSION,
+        "relay": config.relay.to_string(),
+        "advertise": config.advertise,
+        "max_tensor_bytes": config.max_tensor,
+        "uptime_s": node.uptime().as_secs(),
+    }))
+}
+
+#[derive(Serialize)]
+struct SlotJson {
+    pipeline: String,
+    index: usize,
+    count: usize,
+    generation: u64,
+    digest: Digest,
+    dispatcher: String,
+    engine: &'static str,
+    state: super::generation::State,
+    codec: crate::relay::Codec,
+    weights_bytes: u64,
+    loaded_ms: f64,
+    counters: CountersJson,
+}
+
+fn slots(generation: &Generation) -> impl Iterator<Item = SlotJson> + '_ {
+    generation.slots.iter().map(|(&index, slot)| {
+        let manifest = &slot.loaded.artifact.manifest;
+        SlotJson {
+            pipeline: generation.pipeline.clone(),
+            index,
+            count: manifest.count,
+            generation: generation.number,
+            digest: slot.loaded.digest,
+            dispatcher: generation.prepare.dispatcher.name.clone(),
+            engine: slot.loaded.engine,
+            state: generation.state(),
+            codec: slot.codec,
+            weights_bytes: manifest.weights_bytes,
+            loaded_ms: slot.loaded.load_time.as_secs_f64() * 1e3,
+            counters: slot.counters.json(),
+        }
+    })
+}
+
+async fn stages(State(node): Shared) -> Json<Value> {
+    let generations = node.generations();
+    let stages: Vec<SlotJson> = generations.iter().flat_map(|generation| slots(generation)).collect();
+    Json(json!({"stages": stages}))
+}
+
+fn parse_digest(text: &str) -> Result<Digest, ApiError> {
+    text.parse().map_err(|error: String| ApiError::new(StatusCode::BAD_REQUEST, error))
+}
+
+async fn has_artifact(State(node): Shared, Path(digest): Path<String>) -> Result<StatusCode, ApiError> {
+    let digest = parse_digest(&digest)?;
+    let found = tokio::task::spawn_blocking(move || node.store().find(&digest).is_some()).await.unwrap_or(false);
+    Ok(if found { StatusCode::OK } else { StatusCode::NOT_FOUND })
+}
+
+async fn upload(State(node): Shared, Path(digest): Path<String>, body: Body) -> Result<Json<Value>, ApiError> {
+    let digest = parse_digest(&digest)?;
+    node.store().put(&digest, body).await.map_err(|error| {
+        let status = match &error {
+            StoreError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            StoreError::Mismatch { .. } | StoreError::Upload(_) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        ApiError::from_error(status, &error)
+    })?;
+    Ok(Json(json!({"digest": digest})))
+}
+
+async fn prepare(
+    State(node): Shared,
+    Path((pipeline, generation)): Path<(String, u64)>,
+    body: Result<Json<Prepare>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Json(body) = body.map_err(|error| ApiError::from_error(StatusCode::BAD_REQUEST, &error))?;
+    // In a task of its own: a client that hangs up does not leave a half-made generation behind.
+    let task = tokio::spawn(async move { node.prepare(&pipeline, generation, body).await });
+    let prepared = task.await.map_err(|error| ApiError::from_error(StatusCode::INTERNAL_SERVER_ERROR, &error))?;
+    let prepared = prepared.map_err(|error| {
+        let status = match &error {
+            PrepareError::Owned { .. } | PrepareError::Exists { .. } => StatusCode::CONFLICT,
+            PrepareError::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            PrepareError::Persist { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        ApiError::from_error(status, &error)
+    })?;
+    let stages: Vec<SlotJson> = slots(&prepared).collect();
+    Ok(Json(json!({"state": prepared.state(), "generation": prepared.number, "stages": stages})))
+}
+
+async fn remove(
+    State(node): Shared,
+    Path((pipeline, generation)): Path<(String, u64)>,
+) -> Result<StatusCode, ApiError> {
+    if node.remove(&pipeline, generation, DRAIN).await {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let error = format!("no generation {generation} of pipeline \"{pipeline}\" is on this node");
+    Err(ApiError::new(StatusCode::NOT_FOUND, error))
+}
+
+/// Prometheus text format 0.0.4.
+async fn metrics(State(node): Shared) -> impl IntoResponse {
+    let memory = Memory::now();
+    let mut text = String::new();
+    for (name, value) in [
+        ("resident_memory_bytes", memory.resident_bytes),
+        ("anonymous_memory_bytes", memory.anonymous_bytes),
+        ("uptime_seconds", node.uptime().as_secs()),
+        ("spare_buffer_bytes", node.loader().pool.spare_bytes() as u64),
+    ] {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "# TYPE defer_{name} gauge\ndefer_{name} {value}");
+    }
+    let generations = node.generations();
+    let slots: Vec<SlotJson> = generations.iter().flat_map(|generation| slots(generation)).collect();
+    for (name, value) in CountersJson::SERIES {
+        let _ = writeln!(text, "# TYPE defer_stage_{name}_total counter");
+        for slot in &slots {
+            let SlotJson { index, generation, counters, .. } = slot;
+            let pipeline = slot.pipeline.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let value = value(counters);
+            let _ = writeln!(
+                text,
+                "defer_stage_{name}_total{{pipeline=\"{pipeline}\",stage=\"{index}\",generation=\"{generation}\"}} {value}"
+            );
+        }
+    }
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}

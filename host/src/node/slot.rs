@@ -1,0 +1,261 @@
+//! One stage of one generation at work: decode → sandbox → encode, each on a thread of its own, joined by short queues,
+//! so that the three overlap for different frames.
+
+use super::loaded::Loaded;
+use crate::buffer::Pool;
+use crate::engine::Named;
+use crate::relay::codec::{self, Codec};
+use crate::relay::frame::{Failure, FailureKind, Part, Tag};
+use crate::relay::traffic::{Credit, Incoming, Outgoing};
+use crate::sandbox::{Instance, RunError, SandboxError};
+use crate::telemetry::{Counter, Timings};
+use serde::Serialize;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::Instant;
+use tokio::sync::mpsc;
+
+/// Frames between two threads of a slot.
+const BETWEEN: usize = 1;
+
+/// Who a slot is, for failures and logs.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub node: String,
+    pub pipeline: String,
+    pub generation: u64,
+    pub stage: usize,
+}
+
+/// What a slot has done since it was made.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Frames that came in.
+    pub received: Counter,
+    /// Frames that went out, failures included.
+    pub sent: Counter,
+    /// Requests that failed in this stage.
+    pub failed: Counter,
+    /// Encoded bytes of tensors in and out.
+    pub bytes_in: Counter,
+    pub bytes_out: Counter,
+    pub decode: Timings,
+    /// Inside the engine.
+    pub compute: Timings,
+    /// The call into the component, without the engine's time.
+    pub sandbox: Timings,
+    pub encode: Timings,
+}
+
+/// [`Counters`] as JSON.
+#[derive(Debug, Serialize)]
+pub struct CountersJson {
+    frames_received: u64,
+    frames_sent: u64,
+    requests_failed: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    decode: crate::telemetry::Summary,
+    compute: crate::telemetry::Summary,
+    sandbox: crate::telemetry::Summary,
+    encode: crate::telemetry::Summary,
+}
+
+impl CountersJson {
+    /// What Prometheus is told, by name.
+    pub const SERIES: [(&str, fn(&Self) -> f64); 8] = [
+        ("frames_received", |c| c.frames_received as f64),
+        ("frames_sent", |c| c.frames_sent as f64),
+        ("requests_failed", |c| c.requests_failed as f64),
+        ("bytes_in", |c| c.bytes_in as f64),
+        ("bytes_out", |c| c.bytes_out as f64),
+        ("decode_seconds", |c| c.decode.sum_us / 1e6),
+        ("compute_seconds", |c| c.compute.sum_us / 1e6),
+        ("encode_seconds", |c| c.encode.sum_us / 1e6),
+    ];
+}
+
+impl Counters {
+    /// Frames that came in and have not gone out.
+    pub fn in_flight(&self) -> u64 {
+        self.received.get().saturating_sub(self.sent.get())
+    }
+
+    pub fn json(&self) -> CountersJson {
+        CountersJson {
+            frames_received: self.received.get(),
+            frames_sent: self.sent.get(),
+            requests_failed: self.failed.get(),
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+            decode: self.decode.summary(),
+            compute: self.compute.summary(),
+            sandbox: self.sandbox.summary(),
+            encode: self.encode.summary(),
+        }
+    }
+}
+
+/// What the threads of a slot share.
+struct Shared {
+    identity: Identity,
+    loaded: Arc<Loaded>,
+    counters: Arc<Counters>,
+    codec: Codec,
+    pool: Pool,
+    /// Names of the tensors that enter and leave, in the order in which frames number them.
+    entering: Vec<String>,
+    leaving: Vec<String>,
+}
+
+/// A request on its way through the slot, failed or not.
+struct Job<T> {
+    tag: Tag,
+    deadline: Option<Instant>,
+    content: Result<Tensors<T>, Failure>,
+    /// Held until the sandbox takes the request up.
+    credit: Option<Credit>,
+}
+
+struct Tensors<T> {
+    own: T,
+    /// Passed on as they came, under the number that they leave with.
+    forwards: Vec<Part>,
+}
+
+/// Starts the threads of a slot over `loaded`. They end when the returned sender is dropped.
+pub fn start(
+    identity: Identity,
+    loaded: Arc<Loaded>,
+    codec: Codec,
+    counters: Arc<Counters>,
+    pool: Pool,
+    out: mpsc::Sender<Outgoing>,
+) -> Result<mpsc::UnboundedSender<Incoming>, SandboxError> {
+    let names = |infos: Vec<&defer_partition::TensorInfo>| infos.into_iter().map(|info| info.name.clone()).collect();
+    let manifest = &loaded.artifact.manifest;
+    let (entering, leaving) = (names(manifest.entering()), names(manifest.leaving()));
+    let instance = loaded.instance()?;
+    let shared = Arc::new(Shared { identity, loaded, counters, codec, pool, entering, leaving });
+    // Bounded by the credit that each connection is given.
+    let (inlet, incoming) = mpsc::unbounded_channel();
+    let (decoded, to_run) = sync_channel(BETWEEN);
+    let (computed, to_encode) = sync_channel(BETWEEN);
+    let spawn = |what: &str, work: Box<dyn FnOnce() + Send>| {
+        let name = format!("{what} {}/{}", shared.identity.pipeline, shared.identity.stage);
+        thread::Builder::new().name(name).spawn(work).map_err(start_error)
+    };
+    let of = Arc::clone(&shared);
+    spawn("decode", Box::new(move || of.decode_all(incoming, &decoded)))?;
+    let of = Arc::clone(&shared);
+    spawn("run", Box::new(move || of.run_all(instance, &to_run, &computed)))?;
+    let of = Arc::clone(&shared);
+    spawn("encode", Box::new(move || of.encode_all(&to_encode, &out)))?;
+    Ok(inlet)
+}
+
+fn start_error(error: io::Error) -> SandboxError {
+    SandboxError::Start(format!("no thread for a stage: {error}"))
+}
+
+impl Shared {
+    fn decode_all(&self, mut incoming: mpsc::UnboundedReceiver<Incoming>, next: &SyncSender<Job<Vec<Named>>>) {
+        while let Some(Incoming { tag, deadline, content, credit }) = incoming.blocking_recv() {
+            let started = Instant::now();
+            let content = content.and_then(|parts| self.decode(parts));
+            self.counters.decode.record(started.elapsed());
+            if next.send(Job { tag, deadline, content, credit: Some(credit) }).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Decodes what the stage computes from, and sets aside what it passes on.
+    fn decode(&self, parts: Vec<Part>) -> Result<Tensors<Vec<Named>>, Failure> {
+        let manifest = &self.loaded.artifact.manifest;
+        let (mut own, mut forwards) = (Vec::with_capacity(manifest.inputs.len()), Vec::new());
+        for part in parts {
+            let Some(name) = self.entering.get(usize::from(part.name)) else {
+                return Err(self.failure(FailureKind::Invalid, format!("no tensor number {} enters here", part.name)));
+            };
+            let is_input = manifest.inputs.iter().any(|info| info.name == *name);
+            if let Some(number) = self.forwarded(name) {
+                if !is_input {
+                    forwards.push(Part { name: number, tensor: part.tensor });
+                    continue;
+                }
+                // Used here and passed on: needed twice, since the engine takes the buffer.
+                forwards.push(Part { name: number, tensor: part.tensor.clone() });
+            }
+            let tensor = codec::decode(part.tensor, &self.pool)
+                .map_err(|error| self.failure(FailureKind::Damaged, format!("tensor \"{name}\": {error}")))?;
+            own.push((name.clone(), tensor));
+        }
+        Ok(Tensors { own, forwards })
+    }
+
+    /// The number under which the tensor `name` leaves, if it is passed on.
+    fn forwarded(&self, name: &str) -> Option<u16> {
+        let forwards = &self.loaded.artifact.manifest.forwards;
+        forwards.iter().find(|info| info.name == name)?;
+        self.leaving.iter().position(|leaving| leaving == name).and_then(|at| u16::try_from(at).ok())
+    }
+
+    fn run_all(&self, mut instance: Instance, jobs: &Receiver<Job<Vec<Named>>>, next: &SyncSender<Job<Vec<Named>>>) {
+        for mut job in jobs {
+            // From here on there is room for another frame.
+            job.credit = None;
+            let Job { tag, deadline, content, .. } = job;
+            let content = content.and_then(|Tensors { own, forwards }| {
+                if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                    return Err(self.failure(FailureKind::Expired, "its time budget was used up".to_owned()));
+                }
+                let outcome = instance.run(own).map_err(|error| self.run_failure(&error))?;
+                self.counters.compute.record(outcome.engine);
+                self.counters.sandbox.record(outcome.total.saturating_sub(outcome.engine));
+                Ok(Tensors { own: outcome.outputs, forwards })
+            });
+            if next.send(Job { tag, deadline, content, credit: None }).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn encode_all(&self, jobs: &Receiver<Job<Vec<Named>>>, out: &mpsc::Sender<Outgoing>) {
+        for Job { tag, deadline, content, .. } in jobs {
+            let started = Instant::now();
+            let content = content.map(|tensors| self.encode(tensors));
+            self.counters.encode.record(started.elapsed());
+            if out.blocking_send(Outgoing { tag, deadline, content }).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn encode(&self, Tensors { own, forwards }: Tensors<Vec<Named>>) -> Vec<Part> {
+        let mut parts = forwards;
+        for (name, tensor) in own {
+            // Outputs that no later stage needs were checked and end here.
+            match self.leaving.iter().position(|leaving| *leaving == name).and_then(|at| u16::try_from(at).ok()) {
+                Some(name) => parts.push(Part { name, tensor: codec::encode(tensor, self.codec, &self.pool) }),
+                None => self.pool.give(tensor.data),
+            }
+        }
+        parts.sort_by_key(|part| part.name);
+        parts
+    }
+
+    fn run_failure(&self, error: &RunError) -> Failure {
+        let kind = if matches!(error, RunError::Inputs(_)) { FailureKind::Invalid } else { FailureKind::Stage };
+        self.failure(kind, error.to_string())
+    }
+
+    fn failure(&self, kind: FailureKind, cause: String) -> Failure {
+        self.counters.failed.add(1);
+        let Identity { node, pipeline, generation, stage } = &self.identity;
+        tracing::debug!(pipeline, generation, stage, cause, "a request failed");
+        Failure { node: node.clone(), stage: *stage, kind, cause: vec![cause] }
+    }
+}

@@ -1,0 +1,184 @@
+//! A node's artifacts on disk, named by their SHA-256.
+//!
+//! Files are immutable: written to a temporary name, synced, renamed into place, and only ever unlinked, never truncated
+//! or overwritten, since a running stage has them mapped. A verified file is marked with its size, inode and modification
+//! time, so that a restart need not hash gigabytes.
+
+use crate::artifact::Digest;
+use axum::body::{Body, BodyDataStream};
+use futures_util::TryStreamExt as _;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::collections::HashSet;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use thiserror::Error;
+use tokio::io::AsyncWriteExt as _;
+
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error("cannot use the state directory {path}: {source}", path = path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("the state directory {path} is in use by another process; give each its own --state-dir", path = path.display())]
+    Locked { path: PathBuf },
+    #[error("the upload's SHA-256 is {got}, its name says {want}; it was damaged on the way, send it again")]
+    Mismatch { want: Digest, got: Digest },
+    #[error("no space left for the artifact in {path}; free some, or lower --store-limit", path = path.display())]
+    Full { path: PathBuf },
+    #[error("the upload broke off: {0}")]
+    Upload(String),
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Write { path: PathBuf, source: io::Error },
+}
+
+/// The store of one node.
+#[derive(Debug)]
+pub struct Store {
+    /// Without symbolic links: onnxruntime resolves them, and refuses what then lies outside.
+    folder: PathBuf,
+    /// Bytes to keep at most; what is in use stays even beyond it.
+    limit: u64,
+    uploads: Mutex<u64>,
+    _lock: File,
+}
+
+/// What a verified file looked like.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Mark {
+    size: u64,
+    inode: u64,
+    modified_ns: i128,
+}
+
+impl Mark {
+    fn of(path: &Path) -> io::Result<Self> {
+        let meta = fs::metadata(path)?;
+        let modified_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+        Ok(Self { size: meta.size(), inode: meta.ino(), modified_ns })
+    }
+}
+
+impl Store {
+    /// Opens the store under `state_dir`, creating it, and locks it against other processes.
+    pub fn open(state_dir: &Path, limit: u64) -> Result<Self, StoreError> {
+        let open = |source| StoreError::Open { path: state_dir.to_owned(), source };
+        let folder = state_dir.join("artifacts");
+        fs::create_dir_all(&folder).map_err(open)?;
+        let lock = File::create(state_dir.join("lock")).map_err(open)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { path: state_dir.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(open(error)),
+        }
+        let folder = folder.canonicalize().map_err(open)?;
+        for entry in fs::read_dir(&folder).map_err(open)?.flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "part") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        Ok(Self { folder, limit, uploads: Mutex::new(0), _lock: lock })
+    }
+
+    /// Folder of all artifacts.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(format!("{digest}.wasm"))
+    }
+
+    fn mark(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(format!("{digest}.verified"))
+    }
+
+    /// The file of `digest`, if it is here and whole. One that is not as it was when last verified is hashed again, and
+    /// removed if it is damaged.
+    pub fn find(&self, digest: &Digest) -> Option<PathBuf> {
+        let path = self.path(digest);
+        let now = Mark::of(&path).ok()?;
+        let before = fs::read(self.mark(digest)).ok().and_then(|json| serde_json::from_slice::<Mark>(&json).ok());
+        if before == Some(now) {
+            return Some(path);
+        }
+        let got = File::open(&path).and_then(Digest::of).ok()?;
+        if got != *digest {
+            tracing::warn!(%digest, %got, "an artifact on disk is damaged; it is removed and must be sent again");
+            let _ = fs::remove_file(&path);
+            let _ = fs::remove_file(self.mark(digest));
+            return None;
+        }
+        self.set_mark(digest).ok()?;
+        Some(path)
+    }
+
+    fn set_mark(&self, digest: &Digest) -> io::Result<()> {
+        let json = serde_json::to_vec(&Mark::of(&self.path(digest))?)?;
+        fs::write(self.mark(digest), json)
+    }
+
+    /// Stores an upload under `digest`, if that is what it hashes to.
+    pub async fn put(&self, digest: &Digest, body: Body) -> Result<(), StoreError> {
+        let number = {
+            let mut uploads = self.uploads.lock().expect("nothing panics while it is held");
+            *uploads += 1;
+            *uploads
+        };
+        let part = self.folder.join(format!("{digest}.{number}.part"));
+        let result = self.receive(digest, body.into_data_stream(), &part).await;
+        if result.is_err() {
+            let _ = fs::remove_file(&part);
+        }
+        result
+    }
+
+    async fn receive(&self, digest: &Digest, mut body: BodyDataStream, part: &Path) -> Result<(), StoreError> {
+        let write = |source: io::Error| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full { path: self.folder.clone() },
+            _ => StoreError::Write { path: part.to_owned(), source },
+        };
+        let mut file = tokio::fs::File::create(part).await.map_err(write)?;
+        let mut hasher = Sha256::new();
+        while let Some(chunk) = body.try_next().await.map_err(|error| StoreError::Upload(error.to_string()))? {
+            hasher.update(&chunk);
+            file.write_all(&chunk).await.map_err(write)?;
+        }
+        file.sync_all().await.map_err(write)?;
+        let got = Digest::finish(hasher);
+        if got != *digest {
+            return Err(StoreError::Mismatch { want: *digest, got });
+        }
+        fs::rename(part, self.path(digest)).map_err(write)?;
+        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(write)?;
+        self.set_mark(digest).map_err(write)
+    }
+
+    /// Unlinks the least recently verified artifacts that are not in `used`, until the rest fits the limit.
+    pub fn evict(&self, used: &HashSet<Digest>) -> io::Result<()> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.folder)?.flatten() {
+            let path = entry.path();
+            let digest = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<Digest>().ok());
+            if let Some(digest) = digest.filter(|_| path.extension().is_some_and(|e| e == "wasm")) {
+                let meta = entry.metadata()?;
+                files.push((meta.modified()?, digest, meta.len()));
+            }
+        }
+        files.sort();
+        let mut total: u64 = files.iter().map(|(_, _, size)| size).sum();
+        for (_, digest, size) in files {
+            if total <= self.limit {
+                break;
+            }
+            if !used.contains(&digest) {
+                fs::remove_file(self.path(&digest))?;
+                let _ = fs::remove_file(self.mark(&digest));
+                total -= size;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,325 @@
+//! What a node holds: its store, its loaded stages, its generations, and the dispatchers that own them.
+
+use super::generation::{Assignment, Context, Generation, Prepare};
+use super::loaded::{LoadError, Loaded, Loader};
+use super::store::{Store, StoreError};
+use crate::artifact::{Artifact, Digest};
+use crate::relay::frame::PipelineId;
+use crate::relay::{Limits, Token};
+use crate::sandbox::SandboxError;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// How a node is set up.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    pub name: String,
+    pub state_dir: PathBuf,
+    pub token: Token,
+    /// Bytes of one tensor.
+    pub max_tensor: usize,
+    /// Bytes that the artifact store keeps.
+    pub store_limit: u64,
+    /// Address at which other nodes reach the relay; `None` for the host of this node's URL and the relay's port.
+    pub advertise: Option<String>,
+    /// Address to which the relay is bound.
+    pub relay: SocketAddr,
+}
+
+/// Why a generation could not be prepared.
+#[derive(Debug, Error)]
+pub enum PrepareError {
+    #[error("pipeline \"{pipeline}\" belongs to dispatcher \"{owner}\"; stop it, or wait until its lease is over")]
+    Owned { pipeline: String, owner: String },
+    #[error("generation {generation} of pipeline \"{pipeline}\" exists with other stages; take a higher number")]
+    Exists { pipeline: String, generation: u64 },
+    #[error("artifact {0} is not on this node; upload it first")]
+    Missing(Digest),
+    #[error("stage {index}: {cause}")]
+    Assignment { index: usize, cause: String },
+    #[error("stage {index}")]
+    Load { index: usize, source: LoadError },
+    #[error("stage {index}")]
+    Start { index: usize, source: SandboxError },
+    #[error("the node is shutting down")]
+    Draining,
+    #[error("cannot note the generation in {path}", path = path.display())]
+    Persist { path: PathBuf, source: io::Error },
+}
+
+/// A generation as it stands in the state directory.
+#[derive(Serialize, Deserialize)]
+struct Noted {
+    pipeline: String,
+    generation: u64,
+    prepare: Prepare,
+}
+
+pub struct Node {
+    config: NodeConfig,
+    context: Context,
+    store: Store,
+    loader: Loader,
+    notes: PathBuf,
+    generations: RwLock<BTreeMap<(String, u64), Arc<Generation>>>,
+    /// One load at a time: it is what needs memory, and a second wish for the same artifact then finds it loaded.
+    loads: tokio::sync::Mutex<HashMap<Digest, Weak<Loaded>>>,
+    draining: AtomicBool,
+    started: Instant,
+}
+
+impl Node {
+    /// Opens the state directory.
+    pub fn open(config: NodeConfig, loader: Loader) -> Result<Self, StoreError> {
+        let store = Store::open(&config.state_dir, config.store_limit)?;
+        let notes = config.state_dir.join("generations");
+        fs::create_dir_all(&notes).map_err(|source| StoreError::Open { path: notes.clone(), source })?;
+        let limits = Limits { max_tensor: config.max_tensor, max_parts: 0, pool: loader.pool.clone() };
+        let (node, token, pool) = (config.name.clone(), config.token.clone(), loader.pool.clone());
+        let context = Context { node, token, pool, limits };
+        Ok(Self {
+            config,
+            context,
+            store,
+            loader,
+            notes,
+            generations: RwLock::default(),
+            loads: tokio::sync::Mutex::default(),
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
+        })
+    }
+
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    pub fn loader(&self) -> &Loader {
+        &self.loader
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub fn generation(&self, pipeline: &str, number: u64) -> Option<Arc<Generation>> {
+        let generations = self.generations.read().unwrap_or_else(PoisonError::into_inner);
+        generations.get(&(pipeline.to_owned(), number)).cloned()
+    }
+
+    pub fn generations(&self) -> Vec<Arc<Generation>> {
+        self.generations.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub fn in_flight(&self) -> u64 {
+        self.generations().iter().map(|generation| generation.in_flight()).sum()
+    }
+
+    /// Loads and starts a generation, or renews its lease if it is there already.
+    pub async fn prepare(&self, pipeline: &str, number: u64, prepare: Prepare) -> Result<Arc<Generation>, PrepareError> {
+        if self.is_draining() {
+            return Err(PrepareError::Draining);
+        }
+        self.claim(pipeline, &prepare)?;
+        if let Some(generation) = self.generation(pipeline, number) {
+            if generation.prepare.stages != prepare.stages || generation.prepare.dispatcher != prepare.dispatcher {
+                return Err(PrepareError::Exists { pipeline: pipeline.to_owned(), generation: number });
+            }
+            generation.renew(prepare.lease_ms);
+            return Ok(generation);
+        }
+        let noted = Noted { pipeline: pipeline.to_owned(), generation: number, prepare };
+        let generation = self.start(&noted).await?;
+        self.note(&noted)?;
+        Ok(generation)
+    }
+
+    /// Refuses a dispatcher while another one, whose lease still runs, has the pipeline.
+    fn claim(&self, pipeline: &str, prepare: &Prepare) -> Result<(), PrepareError> {
+        let others = self.generations();
+        let owner = others.iter().find(|generation| {
+            generation.pipeline == pipeline
+                && generation.prepare.dispatcher.incarnation != prepare.dispatcher.incarnation
+                && generation.is_leased()
+        });
+        match owner {
+            Some(generation) => Err(PrepareError::Owned {
+                pipeline: pipeline.to_owned(),
+                owner: generation.prepare.dispatcher.name.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    async fn start(&self, noted: &Noted) -> Result<Arc<Generation>, PrepareError> {
+        let Noted { pipeline, generation: number, prepare } = noted;
+        let mut loaded = Vec::with_capacity(prepare.stages.len());
+        for assignment in &prepare.stages {
+            loaded.push(self.load(pipeline, assignment).await?);
+        }
+        let generation = Generation::start(&self.context, pipeline, *number, prepare.clone(), loaded)
+            .map_err(|source| PrepareError::Start { index: prepare.stages.first().map_or(0, |a| a.index), source })?;
+        let generation = Arc::new(generation);
+        let key = (pipeline.clone(), *number);
+        let mut generations = self.generations.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = generations.get(&key) {
+            // Two equal requests at once: the first one's stands.
+            generation.end();
+            return Ok(Arc::clone(same));
+        }
+        generations.insert(key, Arc::clone(&generation));
+        tracing::info!(pipeline, generation = number, stages = prepare.stages.len(), "generation prepared");
+        Ok(generation)
+    }
+
+    async fn load(&self, pipeline: &str, assignment: &Assignment) -> Result<Arc<Loaded>, PrepareError> {
+        let index = assignment.index;
+        let wrong = |cause: String| PrepareError::Assignment { index, cause };
+        if assignment.next.len() > 1 {
+            return Err(wrong("this version sends to one next node; several were given".to_owned()));
+        }
+        let digest = assignment.artifact;
+        let mut loads = self.loads.lock().await;
+        loads.retain(|_, loaded| loaded.strong_count() > 0);
+        let loaded = match loads.get(&digest).and_then(Weak::upgrade) {
+            Some(loaded) => loaded,
+            None => {
+                let path = self.store.find(&digest).ok_or(PrepareError::Missing(digest))?;
+                let loader = self.loader.clone();
+                let loaded = tokio::task::spawn_blocking(move || loader.load(digest, &path))
+                    .await
+                    .map_err(|error| wrong(format!("loading it failed: {error}")))?;
+                let loaded = Arc::new(loaded.map_err(|source| PrepareError::Load { index, source })?);
+                loads.insert(digest, Arc::downgrade(&loaded));
+                loaded
+            }
+        };
+        let Artifact { manifest, .. } = &loaded.artifact;
+        if manifest.index != index || manifest.pipeline != pipeline {
+            let (of, at) = (&manifest.pipeline, manifest.index);
+            return Err(wrong(format!("artifact {digest} is stage {at} of pipeline \"{of}\"")));
+        }
+        if assignment.next.is_empty() != (manifest.index + 1 == manifest.count) {
+            return Err(wrong(format!("it is stage {index} of {}: only the last has no next node", manifest.count)));
+        }
+        Ok(loaded)
+    }
+
+    /// Lets a generation finish what is in it, for at most `patience`, and drops it.
+    pub async fn remove(&self, pipeline: &str, number: u64, patience: Duration) -> bool {
+        let Some(generation) = self.generation(pipeline, number) else { return false };
+        generation.drain();
+        wait_until_empty(patience, || generation.in_flight()).await;
+        self.drop_generation(&generation);
+        true
+    }
+
+    fn drop_generation(&self, generation: &Generation) {
+        let key = (generation.pipeline.clone(), generation.number);
+        self.generations.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        generation.end();
+        let path = self.note_path(&generation.pipeline, generation.number);
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove the note of a dropped generation");
+        }
+        tracing::info!(pipeline = generation.pipeline, generation = generation.number, "generation dropped");
+        self.evict();
+    }
+
+    /// Makes room in the store.
+    pub fn evict(&self) {
+        let generations = self.generations();
+        let used: HashSet<Digest> =
+            generations.iter().flat_map(|g| &g.prepare.stages).map(|assignment| assignment.artifact).collect();
+        if let Err(error) = self.store.evict(&used) {
+            tracing::warn!(%error, "cannot clear the artifact store");
+        }
+    }
+
+    /// Drops, every second, the generations that were prepared and never used within their lease.
+    pub(super) async fn expire(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            for generation in self.generations().iter().filter(|generation| generation.is_expired()) {
+                tracing::info!(pipeline = generation.pipeline, generation = generation.number, "lease over, never used");
+                self.drop_generation(generation);
+            }
+        }
+    }
+
+    /// Stops taking orders and waits, for at most `patience`, until no frame is inside.
+    pub(super) async fn drain(&self, patience: Duration) {
+        self.draining.store(true, Ordering::Relaxed);
+        wait_until_empty(patience, || self.in_flight()).await;
+        for generation in self.generations() {
+            generation.end();
+        }
+    }
+
+    /// Starts again what this node ran before it stopped.
+    pub async fn restore(&self) {
+        let notes = fs::read_dir(&self.notes).into_iter().flatten().flatten();
+        for path in notes.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json")) {
+            match self.restore_one(&path).await {
+                Ok(generation) => generation.activate(),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), error = format!("{error:#}"), "cannot restore a generation");
+                    let _ = fs::remove_file(&path);
+                }
+            }
+        }
+    }
+
+    async fn restore_one(&self, path: &Path) -> anyhow::Result<Arc<Generation>> {
+        let noted: Noted = serde_json::from_slice(&fs::read(path)?)?;
+        let generation = self.start(&noted).await?;
+        // Its dispatcher has to say again that it is alive.
+        generation.renew(0);
+        Ok(generation)
+    }
+
+    fn note_path(&self, pipeline: &str, number: u64) -> PathBuf {
+        self.notes.join(format!("{:016x}-{number}.json", PipelineId::of(pipeline).0))
+    }
+
+    /// Notes a generation durably: after a crash either the whole note is there or none.
+    fn note(&self, noted: &Noted) -> Result<(), PrepareError> {
+        let path = self.note_path(&noted.pipeline, noted.generation);
+        let write = || -> io::Result<()> {
+            let part = path.with_extension("part");
+            let mut file = fs::File::create(&part)?;
+            file.write_all(&serde_json::to_vec(noted)?)?;
+            file.sync_all()?;
+            fs::rename(&part, &path)?;
+            fs::File::open(&self.notes)?.sync_all()
+        };
+        write().map_err(|source| PrepareError::Persist { path: path.clone(), source })
+    }
+}
+
+async fn wait_until_empty(patience: Duration, in_flight: impl Fn() -> u64) {
+    let end = Instant::now() + patience;
+    while in_flight() > 0 && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

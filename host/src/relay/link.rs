@@ -1,0 +1,215 @@
+//! One relay connection: frames read from and written to a socket.
+
+use super::codec::Encoded;
+use super::frame::{self, FIXED, Failure, Fixed, FrameError, Kind, MAX_HEAD, Part, Tag};
+use crate::buffer::Pool;
+use std::io::{self, IoSlice};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+/// Reads smaller than this go through a buffer; tensors larger than it go straight into theirs.
+const READ_AHEAD: usize = 16 * 1024;
+
+/// What a connection may ask of this process.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of one tensor.
+    pub max_tensor: usize,
+    /// Tensors in one frame.
+    pub max_parts: usize,
+    /// Where receive buffers come from.
+    pub pool: Pool,
+}
+
+/// A frame as its receiver sees it.
+#[derive(Debug)]
+pub enum Frame {
+    /// JSON of a handshake.
+    Hello(Vec<u8>),
+    Data(Tag, Vec<Part>),
+    Error(Tag, Failure),
+    /// So many more frames may be sent.
+    Credit(u32),
+    Ping,
+}
+
+#[derive(Debug, Error)]
+pub enum LinkError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("connection lost: {0}")]
+    Io(#[from] io::Error),
+    #[error("the connection ended inside a frame")]
+    Truncated,
+    #[error("{peer} refused the connection: {cause}")]
+    Refused { peer: String, cause: String },
+    #[error("{peer} does not know the token; give both ends the same --token-file")]
+    Token { peer: String },
+    #[error("no answer to the hello within {0} s")]
+    Timeout(u64),
+    #[error("a {0} frame where {1} was due")]
+    Order(&'static str, &'static str),
+}
+
+/// A connection whose handshake is done.
+#[derive(Debug)]
+pub struct Connection {
+    pub reader: FrameReader,
+    pub writer: FrameWriter,
+    /// The name that the other end gave.
+    pub peer: String,
+}
+
+#[derive(Debug)]
+pub struct FrameReader {
+    inner: BufReader<OwnedReadHalf>,
+    limits: Limits,
+}
+
+#[derive(Debug)]
+pub struct FrameWriter {
+    inner: OwnedWriteHalf,
+}
+
+/// Both directions of a socket, without a handshake yet.
+pub fn split(stream: TcpStream, limits: Limits) -> io::Result<(FrameReader, FrameWriter)> {
+    stream.set_nodelay(true)?;
+    let (read, write) = stream.into_split();
+    Ok((FrameReader { inner: BufReader::with_capacity(READ_AHEAD, read), limits }, FrameWriter { inner: write }))
+}
+
+impl FrameReader {
+    /// Replaces what the peer may ask for, once it is known who it is.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// The next frame; `None` when the peer closed the connection between two frames.
+    ///
+    /// # Errors
+    /// After any error the connection is spent: where the next frame begins is not known.
+    pub async fn next(&mut self) -> Result<Option<Frame>, LinkError> {
+        let mut bytes = [0; FIXED];
+        let first = self.inner.read(&mut bytes).await?;
+        if first == 0 {
+            return Ok(None);
+        }
+        // A peer that speaks something else may never send a whole fixed part: judge what is there.
+        if !frame::MAGIC.starts_with(&bytes[..first.min(4)]) {
+            let [a, b, c, d, ..] = bytes;
+            return Err(FrameError::Magic([a, b, c, d]).into());
+        }
+        self.inner.read_exact(&mut bytes[first..]).await.map_err(truncated)?;
+        let fixed = frame::read_fixed(&bytes)?;
+        let mut head = Vec::with_capacity(fixed.head_len);
+        fill(&mut self.inner, &mut head, fixed.head_len).await?;
+        fixed.check(&bytes, &head)?;
+        if fixed.kind == Kind::Data {
+            let parts = self.read_parts(&fixed, &head).await?;
+            return Ok(Some(Frame::Data(fixed.tag, parts)));
+        }
+        if fixed.body_len != 0 {
+            return Err(malformed(fixed.kind, "only data frames have a body").into());
+        }
+        Ok(Some(match fixed.kind {
+            Kind::Hello => Frame::Hello(head),
+            Kind::Credit => Frame::Credit(read_credit(&head)?),
+            Kind::Ping => Frame::Ping,
+            Kind::Error | Kind::Data => {
+                let failure =
+                    serde_json::from_slice(&head).map_err(|error| malformed(Kind::Error, &error.to_string()))?;
+                Frame::Error(fixed.tag, failure)
+            }
+        }))
+    }
+
+    async fn read_parts(&mut self, fixed: &Fixed, head: &[u8]) -> Result<Vec<Part>, LinkError> {
+        let heads = frame::read_data_head(head, fixed.body_len, self.limits.max_tensor)?;
+        if heads.len() > self.limits.max_parts {
+            let (got, limit) = (heads.len() as u64, self.limits.max_parts as u64);
+            return Err(FrameError::TooLarge { what: "a frame's number of tensors", got, limit, cure: "" }.into());
+        }
+        let mut parts = Vec::with_capacity(heads.len());
+        for head in heads {
+            let mut data = self.limits.pool.take(head.encoded_len);
+            fill(&mut self.inner, &mut data, head.encoded_len).await?;
+            let frame::PartHead { name, dtype, shape, codec, checksum, .. } = head;
+            parts.push(Part { name, tensor: Encoded { dtype, shape, codec, data, checksum } });
+        }
+        Ok(parts)
+    }
+}
+
+impl FrameWriter {
+    /// Sends a handshake's JSON.
+    pub async fn hello(&mut self, json: &[u8]) -> io::Result<()> {
+        self.write(Kind::Hello, &Tag::default(), json).await
+    }
+
+    /// Sends a data frame.
+    pub async fn data(&mut self, tag: &Tag, parts: &[Part]) -> io::Result<()> {
+        let body = parts.iter().map(|part| part.tensor.data.len() as u64).sum();
+        let head = frame::write_head(Kind::Data, tag, &frame::data_head(parts), body);
+        let mut slices = Vec::with_capacity(1 + parts.len());
+        slices.push(IoSlice::new(&head));
+        slices.extend(parts.iter().map(|part| IoSlice::new(&part.tensor.data)));
+        let mut slices = &mut slices[..];
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            let written = self.inner.write_vectored(slices).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            IoSlice::advance_slices(&mut slices, written);
+        }
+        Ok(())
+    }
+
+    /// Sends a failure.
+    pub async fn error(&mut self, tag: &Tag, failure: &Failure) -> io::Result<()> {
+        let mut head = serde_json::to_vec(failure).map_err(io::Error::other)?;
+        if head.len() > MAX_HEAD {
+            let brief = Failure { cause: vec!["its message was too long for a frame".to_owned()], ..failure.clone() };
+            head = serde_json::to_vec(&brief).map_err(io::Error::other)?;
+        }
+        self.write(Kind::Error, tag, &head).await
+    }
+
+    /// Allows the peer `frames` more.
+    pub async fn credit(&mut self, frames: u32) -> io::Result<()> {
+        self.write(Kind::Credit, &Tag::default(), &frames.to_le_bytes()).await
+    }
+
+    pub async fn ping(&mut self) -> io::Result<()> {
+        self.write(Kind::Ping, &Tag::default(), &[]).await
+    }
+
+    async fn write(&mut self, kind: Kind, tag: &Tag, head: &[u8]) -> io::Result<()> {
+        self.inner.write_all(&frame::write_head(kind, tag, head, 0)).await
+    }
+}
+
+fn read_credit(head: &[u8]) -> Result<u32, FrameError> {
+    head.try_into().map(u32::from_le_bytes).map_err(|_| malformed(Kind::Credit, "its head is not 4 bytes long"))
+}
+
+fn malformed(kind: Kind, cause: &str) -> FrameError {
+    FrameError::Malformed { kind, cause: cause.to_owned() }
+}
+
+fn truncated(error: io::Error) -> LinkError {
+    if error.kind() == io::ErrorKind::UnexpectedEof { LinkError::Truncated } else { LinkError::Io(error) }
+}
+
+/// Appends exactly `len` bytes to `buffer`, without clearing it first.
+async fn fill(reader: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, len: usize) -> Result<(), LinkError> {
+    let mut part = reader.take(len as u64);
+    while buffer.len() < len {
+        if part.read_buf(buffer).await? == 0 {
+            return Err(LinkError::Truncated);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,14 @@
+//! Moves tensors from host to host: frames, the codecs inside them, and the connections they travel on.
+//!
+//! The relay knows pipelines, generations and stages by name and number only; it knows nothing of components or engines.
+
+pub mod codec;
+pub mod frame;
+pub mod hello;
+pub mod link;
+pub mod traffic;
+
+pub use codec::{Codec, CodecError, Encoded};
+pub use frame::{Failure, FailureKind, FrameError, Part, PipelineId, Tag};
+pub use hello::{Hello, Role, Token};
+pub use link::{Connection, Frame, FrameReader, FrameWriter, Limits, LinkError};

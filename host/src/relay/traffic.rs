@@ -1,0 +1,205 @@
+//! Frames under credit: the sending and the receiving end of a connection whose handshake is done.
+//!
+//! A receiver grants as many frames as it has room for, and one more whenever it has taken one up; a sender without
+//! credit waits. So no queue grows beyond its bound, and kernel buffers hide nothing.
+
+use super::frame::{Failure, Part, Tag};
+use super::hello::refuse;
+use super::link::{Connection, Frame, FrameReader, FrameWriter, LinkError};
+use crate::buffer::Pool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// What a frame carries along the chain: tensors, or the failure that stands in their place.
+pub type Content = Result<Vec<Part>, Failure>;
+
+/// A frame to send.
+#[derive(Debug)]
+pub struct Outgoing {
+    pub tag: Tag,
+    /// When its time budget ends; the tag's `budget_us` is written from it at the last moment.
+    pub deadline: Option<Instant>,
+    pub content: Content,
+}
+
+impl Outgoing {
+    /// Bytes of its encoded tensors.
+    pub fn bytes(&self) -> u64 {
+        self.content.iter().flatten().map(|part| part.tensor.data.len() as u64).sum()
+    }
+
+    fn tag_now(&self) -> Tag {
+        let budget_us = self.deadline.map_or(0, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now()).as_micros();
+            u64::try_from(left).unwrap_or(u64::MAX).max(1)
+        });
+        Tag { budget_us, ..self.tag }
+    }
+}
+
+/// A frame that arrived. Dropping `credit` tells the sender that there is room for another.
+#[derive(Debug)]
+pub struct Incoming {
+    pub tag: Tag,
+    pub deadline: Option<Instant>,
+    pub content: Content,
+    pub credit: Credit,
+}
+
+/// One frame's place in the receiver's queue.
+#[derive(Debug)]
+pub struct Credit {
+    outstanding: Arc<AtomicU32>,
+    back: mpsc::UnboundedSender<Reply>,
+}
+
+impl Drop for Credit {
+    fn drop(&mut self) {
+        self.outstanding.fetch_sub(1, Ordering::AcqRel);
+        // The connection may be gone, and its credit with it.
+        let _ = self.back.send(Reply::Credit);
+    }
+}
+
+#[derive(Debug)]
+enum Reply {
+    Credit,
+    Refuse(String),
+}
+
+/// Sends what `frames` yields until the connection ends or `frames` is closed (`Ok`). A frame that was not wholly written
+/// stays in `held`, for the next connection. `sent` is told the encoded bytes of each one written.
+pub async fn send(
+    connection: Connection,
+    credit: u32,
+    frames: &mut mpsc::Receiver<Outgoing>,
+    held: &mut Option<Outgoing>,
+    pool: &Pool,
+    sent: &(dyn Fn(&Outgoing) + Send + Sync),
+) -> Result<(), LinkError> {
+    let Connection { reader, mut writer, .. } = connection;
+    let allowed = Arc::new(Semaphore::new(credit as usize));
+    let dead = CancellationToken::new();
+    let listener = tokio::spawn(take_credit(reader, Arc::clone(&allowed), dead.clone()));
+    let result = tokio::select! {
+        () = dead.cancelled() => None,
+        result = send_allowed(&mut writer, &allowed, frames, held, pool, sent) => Some(result),
+    };
+    match result {
+        Some(result) => {
+            listener.abort();
+            result
+        }
+        None => Err(listener.await.map_or(LinkError::Truncated, |error| error)),
+    }
+}
+
+async fn send_allowed(
+    writer: &mut FrameWriter,
+    allowed: &Semaphore,
+    frames: &mut mpsc::Receiver<Outgoing>,
+    held: &mut Option<Outgoing>,
+    pool: &Pool,
+    sent: &(dyn Fn(&Outgoing) + Send + Sync),
+) -> Result<(), LinkError> {
+    loop {
+        // The semaphore is never closed while this runs.
+        let Ok(permit) = allowed.acquire().await else { return Ok(()) };
+        permit.forget();
+        if held.is_none() {
+            *held = frames.recv().await;
+        }
+        let Some(frame) = held.as_ref() else { return Ok(()) };
+        match &frame.content {
+            Ok(parts) => writer.data(&frame.tag_now(), parts).await?,
+            Err(failure) => writer.error(&frame.tag_now(), failure).await?,
+        }
+        sent(frame);
+        for part in held.take().into_iter().filter_map(|frame| frame.content.ok()).flatten() {
+            pool.give(part.tensor.data);
+        }
+    }
+}
+
+/// Reads what a receiver says back, until the connection ends; gives the reason.
+async fn take_credit(mut reader: FrameReader, allowed: Arc<Semaphore>, dead: CancellationToken) -> LinkError {
+    let _guard = dead.drop_guard();
+    loop {
+        match reader.next().await {
+            Ok(Some(Frame::Credit(frames))) => {
+                if allowed.available_permits() + frames as usize > 1 << 16 {
+                    return LinkError::Order("boundless credit", "a window's");
+                }
+                allowed.add_permits(frames as usize);
+            }
+            Ok(Some(Frame::Ping)) => {}
+            Ok(Some(Frame::Error(_, failure))) => {
+                return LinkError::Refused { peer: failure.node, cause: failure.cause.join(": ") };
+            }
+            Ok(Some(Frame::Data(..) | Frame::Hello(_))) => return LinkError::Order("data", "credit"),
+            Ok(None) => return LinkError::Truncated,
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Grants `window` frames and hands each to `deliver`, until the peer closes the connection (`Ok`). Where `deliver` says
+/// that a frame has no business here, the peer is told why and cut off.
+pub async fn receive(
+    connection: Connection,
+    node: &str,
+    window: u32,
+    deliver: &mut (dyn FnMut(Incoming) -> Result<(), String> + Send),
+) -> Result<(), LinkError> {
+    let Connection { mut reader, mut writer, .. } = connection;
+    writer.credit(window).await?;
+    let (back, mut replies) = mpsc::unbounded_channel();
+    let outstanding = Arc::new(AtomicU32::new(0));
+    let name = node.to_owned();
+    let replier = tokio::spawn(async move {
+        while let Some(reply) = replies.recv().await {
+            let mut credit = 0;
+            let mut next = Some(reply);
+            while let Some(reply) = next {
+                match reply {
+                    Reply::Credit => credit += 1,
+                    Reply::Refuse(cause) => return refuse(&mut writer, &name, &cause).await,
+                }
+                next = replies.try_recv().ok();
+            }
+            if writer.credit(credit).await.is_err() {
+                return;
+            }
+        }
+    });
+    let result = loop {
+        let (tag, content) = match reader.next().await {
+            Ok(Some(Frame::Data(tag, parts))) => (tag, Ok(parts)),
+            Ok(Some(Frame::Error(tag, failure))) => (tag, Err(failure)),
+            Ok(Some(Frame::Ping)) => continue,
+            Ok(Some(Frame::Hello(_) | Frame::Credit(_))) => break Err(LinkError::Order("handshake", "data")),
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        };
+        if outstanding.fetch_add(1, Ordering::AcqRel) >= window {
+            break Err(LinkError::Order("data", "patience: more were sent than credit was given,"));
+        }
+        let credit = Credit { outstanding: Arc::clone(&outstanding), back: back.clone() };
+        let deadline =
+            (tag.budget_us > 0).then(|| Instant::now() + std::time::Duration::from_micros(tag.budget_us.min(1 << 50)));
+        if let Err(cause) = deliver(Incoming { tag, deadline, content, credit }) {
+            break Err(LinkError::Refused { peer: node.to_owned(), cause });
+        }
+    };
+    if let Err(error) = &result {
+        let _ = back.send(Reply::Refuse(error.to_string()));
+        drop(back);
+        let _ = replier.await;
+    } else {
+        replier.abort();
+    }
+    result
+}

@@ -1,0 +1,302 @@
+//! Runs a stage's component under wasmtime, with `wasi:nn` and nothing else.
+//!
+//! Tensors cross as resource handles: the host puts a tensor into the store's table, the guest passes the handle to
+//! `compute`, and the host takes the outputs back out. No tensor byte enters guest memory.
+
+mod bindings;
+mod nn;
+
+use crate::artifact::{Artifact, Manifest};
+use crate::buffer::Pool;
+use crate::engine::{EngineError, Named, Session};
+use bindings::{Stage, StagePre};
+use defer_partition::TensorInfo;
+use nn::{Call, Slice};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use wasmtime::component::{Component, Linker, Resource, ResourceTable};
+use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline};
+use wasmtime_wasi_nn::wit::{WasiNnCtx, WasiNnView};
+use wasmtime_wasi_nn::Tensor as WasiTensor;
+
+/// How often a guest that computes is looked at.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What one stage's component may use. The engine works outside of these.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of guest memory. Our guest uses two pages of 64 KiB.
+    pub memory: usize,
+    /// Elements of guest tables.
+    pub table_elements: usize,
+    /// Handles that a guest holds at once: tensors, graphs, contexts, errors.
+    pub handles: usize,
+    /// Bytes that one call may carry between host and guest. Handles carry none.
+    pub call_bytes: usize,
+    /// Time in the guest itself, per call, without the engine's.
+    pub guest_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: 16 << 20,
+            table_elements: 10_000,
+            handles: 1024,
+            call_bytes: 1 << 20,
+            guest_time: Duration::from_secs(1),
+        }
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum SandboxError {
+    #[error("cannot start wasmtime: {0}")]
+    Start(String),
+    #[error("not a WASI component: {0}")]
+    Compile(String),
+    #[error("the component imports {0}; a stage gets wasi:nn and nothing else")]
+    Import(String),
+    #[error("the component is no stage: {0}")]
+    Link(String),
+    #[error("the component did not start: {0}")]
+    Init(String),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Why one call gave no tensors. The stage itself lives on.
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error("{0}")]
+    Inputs(String),
+    #[error("the component trapped: {0}")]
+    Trap(String),
+    #[error("{0}")]
+    Failed(String),
+    #[error("the component returned {0}")]
+    Outputs(String),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+}
+
+/// wasmtime, set up for stages: one per process.
+#[derive(Clone)]
+pub struct Sandbox {
+    engine: Engine,
+    limits: Limits,
+}
+
+impl Sandbox {
+    pub fn new(limits: Limits) -> Result<Self, SandboxError> {
+        let mut config = Config::new();
+        config.epoch_interruption(true);
+        let engine = Engine::new(&config).map_err(|error| SandboxError::Start(format!("{error:#}")))?;
+        let weak = engine.weak();
+        thread::Builder::new()
+            .name("epoch".to_owned())
+            .spawn(move || {
+                while let Some(engine) = weak.upgrade() {
+                    engine.increment_epoch();
+                    drop(engine);
+                    thread::sleep(TICK);
+                }
+            })
+            .map_err(|error| SandboxError::Start(error.to_string()))?;
+        Ok(Self { engine, limits })
+    }
+
+    /// Compiles the component of `artifact` and checks what it asks for.
+    pub fn compile(&self, artifact: &Artifact) -> Result<Program, SandboxError> {
+        self.compile_bytes(artifact.component(), &artifact.manifest)
+    }
+
+    fn compile_bytes(&self, component: &[u8], manifest: &Manifest) -> Result<Program, SandboxError> {
+        let component =
+            Component::new(&self.engine, component).map_err(|error| SandboxError::Compile(format!("{error:#}")))?;
+        for (name, _) in component.component_type().imports(&self.engine) {
+            if !name.starts_with("wasi:nn/") {
+                return Err(SandboxError::Import(name.to_owned()));
+            }
+        }
+        let mut linker = Linker::new(&self.engine);
+        let link = |error: wasmtime::Error| SandboxError::Link(format!("{error:#}"));
+        wasmtime_wasi_nn::wit::add_to_linker(&mut linker, |state: &mut State| {
+            WasiNnView::new(&mut state.table, &mut state.nn)
+        })
+        .map_err(link)?;
+        let pre = linker.instantiate_pre(&component).map_err(link)?;
+        let pre = StagePre::new(pre).map_err(link)?;
+        Ok(Program { pre, limits: self.limits, manifest: Arc::new(manifest.clone()) })
+    }
+}
+
+/// A compiled component that imports only what it may.
+#[derive(Clone)]
+pub struct Program {
+    pre: StagePre<State>,
+    limits: Limits,
+    manifest: Arc<Manifest>,
+}
+
+/// What a store holds.
+struct State {
+    table: ResourceTable,
+    nn: WasiNnCtx,
+    limits: StoreLimits,
+    call: Arc<Mutex<Call>>,
+}
+
+/// A component bound to a loaded slice, ready to run; not to be shared between threads at once.
+pub struct Instance {
+    program: Program,
+    slice: Slice,
+    /// `None` after a trap, until the next call makes a new one.
+    live: Option<(Store<State>, Stage)>,
+}
+
+/// What a call gave.
+#[derive(Debug)]
+pub struct Outcome {
+    pub outputs: Vec<Named>,
+    /// Time inside the engine.
+    pub engine: Duration,
+    /// Time of the whole call, from handing over the inputs to having the outputs.
+    pub total: Duration,
+}
+
+impl Instance {
+    /// Instantiates `program` over `session` and lets it load its graph.
+    pub fn new(program: Program, session: Arc<Mutex<Box<dyn Session>>>, pool: Pool) -> Result<Self, SandboxError> {
+        let slice = Slice::new(session, Arc::clone(&program.manifest), pool);
+        let live = Some(start(&program, &slice)?);
+        Ok(Self { program, slice, live })
+    }
+
+    /// Runs the stage once on `inputs`, which must be exactly the manifest's.
+    pub fn run(&mut self, inputs: Vec<Named>) -> Result<Outcome, RunError> {
+        check(&self.program.manifest.inputs, &inputs).map_err(RunError::Inputs)?;
+        let (store, stage) = match &mut self.live {
+            Some(live) => live,
+            spent => spent.insert(start(&self.program, &self.slice)?),
+        };
+        let started = Instant::now();
+        self.slice.begin(started);
+        store.set_epoch_deadline(1);
+        store.set_hostcall_fuel(self.program.limits.call_bytes);
+        let result = call(store, stage, inputs, &self.program.manifest);
+        let total = started.elapsed();
+        let Call { engine, failure, .. } = self.slice.end();
+        match result {
+            Ok(outputs) => {
+                check(&self.program.manifest.outputs, &outputs).map_err(RunError::Outputs)?;
+                Ok(Outcome { outputs, engine, total })
+            }
+            Err(CallError::Guest(message)) => Err(RunError::Failed(failure.unwrap_or(message))),
+            Err(CallError::Outputs(message)) => Err(RunError::Outputs(message)),
+            Err(CallError::Trap(error)) => {
+                self.live = None;
+                Err(RunError::Trap(root_cause(&error)))
+            }
+        }
+    }
+}
+
+enum CallError {
+    Guest(String),
+    Outputs(String),
+    Trap(wasmtime::Error),
+}
+
+fn call(store: &mut Store<State>, stage: &Stage, inputs: Vec<Named>, manifest: &Manifest) -> Result<Vec<Named>, CallError> {
+    let trap = CallError::Trap;
+    let mut handles = Vec::with_capacity(inputs.len());
+    for (name, tensor) in inputs {
+        let tensor = nn::to_wasi(tensor).map_err(CallError::Guest)?;
+        handles.push((name, store.data_mut().table.push(tensor).map_err(|error| trap(error.into()))?));
+    }
+    let returned = stage.defer_stage_runner().call_run(&mut *store, &handles).map_err(trap)?;
+    let returned = returned.map_err(CallError::Guest)?;
+    let table = &mut store.data_mut().table;
+    let mut outputs = Vec::with_capacity(returned.len());
+    for (name, handle) in returned {
+        let handle: Resource<WasiTensor> = handle;
+        let tensor = table.delete(handle).map_err(|error| trap(error.into()))?;
+        let Some(info) = manifest.outputs.iter().find(|info| info.name == name) else {
+            return Err(CallError::Outputs(format!("a tensor \"{name}\", which is none of its outputs")));
+        };
+        let tensor = nn::from_wasi(tensor, info.dtype).map_err(|cause| CallError::Outputs(format!("\"{name}\": {cause}")))?;
+        outputs.push((name, tensor));
+    }
+    Ok(outputs)
+}
+
+fn start(program: &Program, slice: &Slice) -> Result<(Store<State>, Stage), SandboxError> {
+    let limits = &program.limits;
+    let init = |error: wasmtime::Error| SandboxError::Init(root_cause(&error));
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(limits.handles);
+    let state = State {
+        table,
+        nn: slice.context(),
+        limits: StoreLimitsBuilder::new()
+            .memory_size(limits.memory)
+            .table_elements(limits.table_elements)
+            .instances(16)
+            .memories(4)
+            .tables(16)
+            .trap_on_grow_failure(true)
+            .build(),
+        call: slice.call(),
+    };
+    let mut store = Store::new(program.pre.instance_pre().engine(), state);
+    store.limiter(|state| &mut state.limits);
+    let guest_time = limits.guest_time;
+    store.epoch_deadline_callback(move |store| {
+        let call = store.data().call.lock().unwrap_or_else(PoisonError::into_inner);
+        let spent = call.guest_time();
+        if spent > guest_time {
+            return Err(wasmtime::format_err!(
+                "it computed for {} ms itself, {} ms are allowed",
+                spent.as_millis(),
+                guest_time.as_millis()
+            ));
+        }
+        Ok(UpdateDeadline::Continue(1))
+    });
+    slice.begin(Instant::now());
+    store.set_epoch_deadline(1);
+    store.set_hostcall_fuel(limits.call_bytes);
+    let stage = program.pre.instantiate(&mut store).map_err(init)?;
+    let answer = stage.defer_stage_runner().call_init(&mut store).map_err(init)?;
+    let Call { failure, .. } = slice.end();
+    answer.map_err(|message| SandboxError::Init(failure.unwrap_or(message)))?;
+    Ok((store, stage))
+}
+
+/// Without wasmtime's backtrace, which names only addresses in a stripped guest.
+fn root_cause(error: &wasmtime::Error) -> String {
+    error.chain().last().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// Whether `tensors` are exactly those of `wanted`, whatever their order.
+fn check(wanted: &[TensorInfo], tensors: &[Named]) -> Result<(), String> {
+    for info in wanted {
+        let mut matching = tensors.iter().filter(|(name, _)| *name == info.name);
+        let Some((_, tensor)) = matching.next() else {
+            return Err(format!("no tensor {info}"));
+        };
+        if matching.next().is_some() {
+            return Err(format!("tensor \"{}\" twice", info.name));
+        }
+        if tensor.dtype != info.dtype || !info.admits(&tensor.shape) {
+            return Err(format!("{}{:?} where {info} is expected", tensor.dtype, tensor.shape));
+        }
+    }
+    match tensors.iter().find(|(name, _)| wanted.iter().all(|info| info.name != *name)) {
+        Some((name, _)) => Err(format!("an unexpected tensor \"{name}\"")),
+        None => Ok(()),
+    }
+}
