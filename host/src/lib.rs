@@ -2,9 +2,14 @@
 
 pub mod artifact;
 pub mod buffer;
+pub mod client;
+pub mod commands;
+pub mod dispatcher;
 pub mod engine;
 pub mod http;
+pub mod node;
+pub mod oip;
+pub mod pipeline;
 pub mod relay;
 pub mod sandbox;
-pub mod node;
 pub mod telemetry;

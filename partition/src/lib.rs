@@ -1,6 +1,32 @@
 //! Cuts an ONNX network into pipeline stages.
+//!
+//! The way of a network through this crate:
+//!
+//! 1. [`onnx::read`] reads the file and the tensors kept beside it;
+//! 2. [`Network::new`] prepares the graph: sorted, constants by name, nothing superfluous;
+//! 3. [`fold::fold`] and [`fold::fold_constants`] make it smaller without changing what it computes;
+//! 4. [`Atoms::new`] groups nodes that engines run as one operation; each boundary between groups is a candidate cut;
+//! 5. [`plan::min_max`] chooses cuts from the groups' measured times, or a user names tensors;
+//! 6. [`Partition`] says what each stage takes, makes and hands on;
+//! 7. [`slice::slice`] makes each stage an ONNX model of its own, with its weights apart.
+//!
+//! [`dims`] settles the sizes that a model leaves open; [`testing`] makes random networks for tests.
+//!
+//! The crate runs nothing itself: times, and types of the tensors that cross cuts, come from the caller's engine.
 
+pub mod atoms;
+pub mod cut;
+pub mod dims;
+pub mod fold;
+pub mod graph;
 pub mod onnx;
+pub mod plan;
+pub mod slice;
 pub mod tensor;
+pub mod testing;
 
+pub use atoms::{Atom, Atoms};
+pub use cut::{Partition, Stage};
+pub use graph::{Dim, InputInfo, Network};
+pub use slice::{Slice, Weight};
 pub use tensor::{DType, Tensor, TensorInfo, byte_len};

@@ -1,1 +1,48 @@
-fn main(){}
+//! `cargo xtask`: sets the machine up, builds, and runs `defer-host` or `defer-lab`. It knows nothing of networks or
+//! engines, so that it compiles in seconds on a machine with nothing but rustup.
+
+mod bench;
+mod build_stages;
+mod demo;
+mod setup;
+mod test;
+mod wasm_toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Sets the machine up, builds, tests and runs defer-host.
+///
+/// Exit code: 0 on success, 2 for a usage error, else that of what was run.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    Setup(setup::Args),
+    Demo(demo::Args),
+    /// Runs everything that CI runs: format, lint, build (with the guest, from source), all tests
+    Test,
+    BuildStages(build_stages::Args),
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Setup(args) => setup::run(&args),
+        Task::Demo(args) => demo::run(&args),
+        Task::Test => test::run(),
+        Task::BuildStages(args) => build_stages::run(&args),
+        Task::Bench(args) => bench::run(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -35,18 +35,19 @@ pub struct Manifest {
 impl Manifest {
     /// The tensors that enter the stage, in the order in which frames number them: by name.
     pub fn entering(&self) -> Vec<&TensorInfo> {
-        by_name(self.inputs.iter().chain(&self.forwards))
+        Self::by_name(self.inputs.iter().chain(&self.forwards))
     }
 
     /// The tensors that leave the stage, in the order in which frames number them: by name.
     pub fn leaving(&self) -> Vec<&TensorInfo> {
-        by_name(self.outputs.iter().chain(&self.forwards))
+        Self::by_name(self.outputs.iter().chain(&self.forwards))
     }
-}
 
-fn by_name<'a>(tensors: impl Iterator<Item = &'a TensorInfo>) -> Vec<&'a TensorInfo> {
-    let mut tensors: Vec<_> = tensors.collect();
-    tensors.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
-    tensors.dedup_by(|a, b| a.name == b.name);
-    tensors
+    /// The order in which frames number tensors: by the bytes of their names, each once.
+    pub fn by_name<'a>(tensors: impl Iterator<Item = &'a TensorInfo>) -> Vec<&'a TensorInfo> {
+        let mut tensors: Vec<_> = tensors.collect();
+        tensors.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+        tensors.dedup_by(|a, b| a.name == b.name);
+        tensors
+    }
 }

@@ -43,9 +43,11 @@ pub fn write(out: &mut impl Write, guest: &[u8], mut manifest: Manifest, slice: 
     out.zeros(padding)?;
     let base = out.written;
     for weight in &slice.weights {
-        out.zeros((base + weight.offset).checked_sub(out.written).ok_or_else(|| {
-            io::Error::other(format!("weight \"{}\" overlaps the one before it", weight.name))
-        })?)?;
+        out.zeros(
+            (base + weight.offset)
+                .checked_sub(out.written)
+                .ok_or_else(|| io::Error::other(format!("weight \"{}\" overlaps the one before it", weight.name)))?,
+        )?;
         out.write_all(&weight.data)?;
     }
     out.zeros((base + slice.weights_len).saturating_sub(out.written))

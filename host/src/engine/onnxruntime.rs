@@ -160,9 +160,7 @@ fn input(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
 fn view<T: Pod + PrimitiveTensorElementType + Debug>(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
     match try_cast_slice::<u8, T>(&tensor.data) {
         // The runtime takes no null pointer, not even for no elements, and an empty slice may be dangling.
-        Ok(values) if !values.is_empty() => {
-            Ok(TensorRef::from_array_view((tensor.shape.clone(), values))?.into())
-        }
+        Ok(values) if !values.is_empty() => Ok(TensorRef::from_array_view((tensor.shape.clone(), values))?.into()),
         Ok(_) => owned(tensor, Vec::<T>::new()),
         // An allocator that aligns less than the element needs: rare, and worth a copy.
         Err(_) => owned(tensor, bytemuck::pod_collect_to_vec::<u8, T>(&tensor.data)),

@@ -217,7 +217,8 @@ impl Generation {
         if tag.generation != self.number {
             return Some(format!("a frame of generation {} on a connection for {}", tag.generation, self.number));
         }
-        (tag.incarnation != own).then(|| format!("a frame of dispatcher incarnation {:x}, not {own:x}", tag.incarnation))
+        (tag.incarnation != own)
+            .then(|| format!("a frame of dispatcher incarnation {:x}, not {own:x}", tag.incarnation))
     }
 }
 

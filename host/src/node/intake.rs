@@ -71,14 +71,18 @@ fn find(node: &Node, hello: &Hello) -> Result<(Arc<Generation>, usize), String> 
         .generation(pipeline, *number)
         .ok_or_else(|| format!("no generation {number} of pipeline \"{pipeline}\" is on this node"))?;
     if generation.prepare.dispatcher.incarnation != *incarnation {
-        return Err(format!("generation {number} of pipeline \"{pipeline}\" belongs to another dispatcher incarnation"));
+        return Err(format!(
+            "generation {number} of pipeline \"{pipeline}\" belongs to another dispatcher incarnation"
+        ));
     }
     if !generation.slots.contains_key(stage) {
         return Err(format!("stage {stage} of pipeline \"{pipeline}\" is not on this node"));
     }
     let is_last = generation.prepare.stages.iter().any(|a| a.index == *stage && a.next.is_empty());
     if *role == Role::Collect && !is_last {
-        return Err(format!("stage {stage} of pipeline \"{pipeline}\" sends to another node; only the last is collected"));
+        return Err(format!(
+            "stage {stage} of pipeline \"{pipeline}\" sends to another node; only the last is collected"
+        ));
     }
     Ok((generation, *stage))
 }

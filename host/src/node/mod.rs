@@ -32,9 +32,8 @@ pub async fn run(
     let app = rest::router(Arc::clone(&node));
     let stopped = CancellationToken::new();
     let ended = stopped.clone();
-    let server = tokio::spawn(async move {
-        axum::serve(rest, app).with_graceful_shutdown(ended.cancelled_owned()).await
-    });
+    let server =
+        tokio::spawn(async move { axum::serve(rest, app).with_graceful_shutdown(ended.cancelled_owned()).await });
     shutdown.cancelled().await;
     tracing::info!(in_flight = node.in_flight(), "draining");
     node.drain(drain).await;

@@ -6,7 +6,7 @@ use crate::buffer::Pool;
 use crate::engine::Named;
 use crate::relay::codec::{self, Codec};
 use crate::relay::frame::{Failure, FailureKind, Part, Tag};
-use crate::relay::traffic::{Credit, Incoming, Outgoing};
+use crate::relay::traffic::{Credit, Incoming, Outgoing, Parts};
 use crate::sandbox::{Instance, RunError, SandboxError};
 use crate::telemetry::{Counter, Timings};
 use serde::Serialize;
@@ -226,7 +226,7 @@ impl Shared {
     fn encode_all(&self, jobs: &Receiver<Job<Vec<Named>>>, out: &mpsc::Sender<Outgoing>) {
         for Job { tag, deadline, content, .. } in jobs {
             let started = Instant::now();
-            let content = content.map(|tensors| self.encode(tensors));
+            let content = content.map(|tensors| Parts::Owned(self.encode(tensors)));
             self.counters.encode.record(started.elapsed());
             if out.blocking_send(Outgoing { tag, deadline, content }).is_err() {
                 return;

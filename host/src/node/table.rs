@@ -26,6 +26,8 @@ pub struct NodeConfig {
     pub token: Token,
     /// Bytes of one tensor.
     pub max_tensor: usize,
+    /// Bytes of weights that may be loaded at once; `None` for no limit.
+    pub memory_limit: Option<u64>,
     /// Bytes that the artifact store keeps.
     pub store_limit: u64,
     /// Address at which other nodes reach the relay; `None` for the host of this node's URL and the relay's port.
@@ -49,6 +51,10 @@ pub enum PrepareError {
     Load { index: usize, source: LoadError },
     #[error("stage {index}")]
     Start { index: usize, source: SandboxError },
+    #[error(
+        "stage {index} has {need} bytes of weights, {loaded} are loaded, and {limit} is the limit (serve --memory-limit)"
+    )]
+    Memory { index: usize, need: u64, loaded: u64, limit: u64 },
     #[error("the node is shutting down")]
     Draining,
     #[error("cannot note the generation in {path}", path = path.display())]
@@ -136,7 +142,12 @@ impl Node {
     }
 
     /// Loads and starts a generation, or renews its lease if it is there already.
-    pub async fn prepare(&self, pipeline: &str, number: u64, prepare: Prepare) -> Result<Arc<Generation>, PrepareError> {
+    pub async fn prepare(
+        &self,
+        pipeline: &str,
+        number: u64,
+        prepare: Prepare,
+    ) -> Result<Arc<Generation>, PrepareError> {
         if self.is_draining() {
             return Err(PrepareError::Draining);
         }
@@ -205,6 +216,7 @@ impl Node {
             Some(loaded) => loaded,
             None => {
                 let path = self.store.find(&digest).ok_or(PrepareError::Missing(digest))?;
+                self.check_memory(index, &path, &loads)?;
                 let loader = self.loader.clone();
                 let loaded = tokio::task::spawn_blocking(move || loader.load(digest, &path))
                     .await
@@ -223,6 +235,23 @@ impl Node {
             return Err(wrong(format!("it is stage {index} of {}: only the last has no next node", manifest.count)));
         }
         Ok(loaded)
+    }
+
+    /// Refuses a stage that does not fit before anything of it is loaded.
+    fn check_memory(
+        &self,
+        index: usize,
+        path: &Path,
+        loads: &HashMap<Digest, Weak<Loaded>>,
+    ) -> Result<(), PrepareError> {
+        let Some(limit) = self.config.memory_limit else { return Ok(()) };
+        let artifact = Artifact::open(path).map_err(|error| PrepareError::Load { index, source: error.into() })?;
+        let need = artifact.manifest.weights_bytes;
+        let loaded = loads.values().filter_map(Weak::upgrade).map(|l| l.artifact.manifest.weights_bytes).sum::<u64>();
+        if need.saturating_add(loaded) > limit {
+            return Err(PrepareError::Memory { index, need, loaded, limit });
+        }
+        Ok(())
     }
 
     /// Lets a generation finish what is in it, for at most `patience`, and drops it.
@@ -261,7 +290,11 @@ impl Node {
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
             for generation in self.generations().iter().filter(|generation| generation.is_expired()) {
-                tracing::info!(pipeline = generation.pipeline, generation = generation.number, "lease over, never used");
+                tracing::info!(
+                    pipeline = generation.pipeline,
+                    generation = generation.number,
+                    "lease over, never used"
+                );
                 self.drop_generation(generation);
             }
         }

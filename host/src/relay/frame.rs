@@ -182,7 +182,6 @@ fn checksum(fixed: &[u8], head: &[u8]) -> u64 {
     hasher.finish()
 }
 
-
 /// Reads the fixed part. The checksum is checked by [`Fixed::check`], once the head is there too.
 pub fn read_fixed(bytes: &[u8; FIXED]) -> Result<Fixed, FrameError> {
     let mut fields = Fields(bytes);
@@ -250,7 +249,8 @@ pub fn read_data_head(head: &[u8], body_len: u64, max_tensor: usize) -> Result<V
     for _ in 0..count {
         let name = u16::from_le_bytes(fields.get().ok_or_else(short)?);
         let [dtype, rank, codec, _] = fields.get().ok_or_else(short)?;
-        let dtype = DType::from_onnx(i32::from(dtype)).ok_or_else(|| malformed(&format!("unknown element type {dtype}")))?;
+        let dtype =
+            DType::from_onnx(i32::from(dtype)).ok_or_else(|| malformed(&format!("unknown element type {dtype}")))?;
         let codec = Codec::from_id(codec).ok_or_else(|| malformed(&format!("unknown codec {codec}")))?;
         if usize::from(rank) > MAX_RANK {
             return Err(malformed(&format!("a tensor of rank {rank}")));

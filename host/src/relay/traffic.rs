@@ -13,8 +13,23 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// What a frame carries along the chain: tensors, or the failure that stands in their place.
-pub type Content = Result<Vec<Part>, Failure>;
+/// Tensors to send.
+#[derive(Debug)]
+pub enum Parts {
+    /// Their buffers go back to the pool once they are sent.
+    Owned(Vec<Part>),
+    /// Somebody keeps them, to send them again if need be.
+    Kept(Arc<[Part]>),
+}
+
+impl Parts {
+    fn as_slice(&self) -> &[Part] {
+        match self {
+            Self::Owned(parts) => parts,
+            Self::Kept(parts) => parts,
+        }
+    }
+}
 
 /// A frame to send.
 #[derive(Debug)]
@@ -22,13 +37,14 @@ pub struct Outgoing {
     pub tag: Tag,
     /// When its time budget ends; the tag's `budget_us` is written from it at the last moment.
     pub deadline: Option<Instant>,
-    pub content: Content,
+    /// The tensors, or the failure that stands in their place.
+    pub content: Result<Parts, Failure>,
 }
 
 impl Outgoing {
     /// Bytes of its encoded tensors.
     pub fn bytes(&self) -> u64 {
-        self.content.iter().flatten().map(|part| part.tensor.data.len() as u64).sum()
+        self.content.iter().flat_map(Parts::as_slice).map(|part| part.tensor.data.len() as u64).sum()
     }
 
     fn tag_now(&self) -> Tag {
@@ -45,7 +61,7 @@ impl Outgoing {
 pub struct Incoming {
     pub tag: Tag,
     pub deadline: Option<Instant>,
-    pub content: Content,
+    pub content: Result<Vec<Part>, Failure>,
     pub credit: Credit,
 }
 
@@ -114,12 +130,12 @@ async fn send_allowed(
         }
         let Some(frame) = held.as_ref() else { return Ok(()) };
         match &frame.content {
-            Ok(parts) => writer.data(&frame.tag_now(), parts).await?,
+            Ok(parts) => writer.data(&frame.tag_now(), parts.as_slice()).await?,
             Err(failure) => writer.error(&frame.tag_now(), failure).await?,
         }
         sent(frame);
-        for part in held.take().into_iter().filter_map(|frame| frame.content.ok()).flatten() {
-            pool.give(part.tensor.data);
+        if let Some(Outgoing { content: Ok(Parts::Owned(parts)), .. }) = held.take() {
+            parts.into_iter().for_each(|part| pool.give(part.tensor.data));
         }
     }
 }

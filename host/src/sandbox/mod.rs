@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use wasmtime::component::{Component, Linker, Resource, ResourceTable};
 use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline};
-use wasmtime_wasi_nn::wit::{WasiNnCtx, WasiNnView};
 use wasmtime_wasi_nn::Tensor as WasiTensor;
+use wasmtime_wasi_nn::wit::{WasiNnCtx, WasiNnView};
 
 /// How often a guest that computes is looked at.
 const TICK: Duration = Duration::from_millis(10);
@@ -108,14 +108,18 @@ impl Sandbox {
         Ok(Self { engine, limits })
     }
 
-    /// Compiles the component of `artifact` and checks what it asks for.
-    pub fn compile(&self, artifact: &Artifact) -> Result<Program, SandboxError> {
-        self.compile_bytes(artifact.component(), &artifact.manifest)
+    /// What the component of `artifact` imports.
+    pub fn imports(&self, artifact: &Artifact) -> Result<Vec<String>, SandboxError> {
+        Ok(self.component(artifact)?.component_type().imports(&self.engine).map(|(name, _)| name.to_owned()).collect())
     }
 
-    fn compile_bytes(&self, component: &[u8], manifest: &Manifest) -> Result<Program, SandboxError> {
-        let component =
-            Component::new(&self.engine, component).map_err(|error| SandboxError::Compile(format!("{error:#}")))?;
+    fn component(&self, artifact: &Artifact) -> Result<Component, SandboxError> {
+        Component::new(&self.engine, artifact.component()).map_err(|error| SandboxError::Compile(format!("{error:#}")))
+    }
+
+    /// Compiles the component of `artifact` and checks what it asks for.
+    pub fn compile(&self, artifact: &Artifact) -> Result<Program, SandboxError> {
+        let component = self.component(artifact)?;
         for (name, _) in component.component_type().imports(&self.engine) {
             if !name.starts_with("wasi:nn/") {
                 return Err(SandboxError::Import(name.to_owned()));
@@ -129,7 +133,7 @@ impl Sandbox {
         .map_err(link)?;
         let pre = linker.instantiate_pre(&component).map_err(link)?;
         let pre = StagePre::new(pre).map_err(link)?;
-        Ok(Program { pre, limits: self.limits, manifest: Arc::new(manifest.clone()) })
+        Ok(Program { pre, limits: self.limits, manifest: Arc::new(artifact.manifest.clone()) })
     }
 }
 
@@ -210,7 +214,12 @@ enum CallError {
     Trap(wasmtime::Error),
 }
 
-fn call(store: &mut Store<State>, stage: &Stage, inputs: Vec<Named>, manifest: &Manifest) -> Result<Vec<Named>, CallError> {
+fn call(
+    store: &mut Store<State>,
+    stage: &Stage,
+    inputs: Vec<Named>,
+    manifest: &Manifest,
+) -> Result<Vec<Named>, CallError> {
     let trap = CallError::Trap;
     let mut handles = Vec::with_capacity(inputs.len());
     for (name, tensor) in inputs {
@@ -227,7 +236,8 @@ fn call(store: &mut Store<State>, stage: &Stage, inputs: Vec<Named>, manifest: &
         let Some(info) = manifest.outputs.iter().find(|info| info.name == name) else {
             return Err(CallError::Outputs(format!("a tensor \"{name}\", which is none of its outputs")));
         };
-        let tensor = nn::from_wasi(tensor, info.dtype).map_err(|cause| CallError::Outputs(format!("\"{name}\": {cause}")))?;
+        let tensor =
+            nn::from_wasi(tensor, info.dtype).map_err(|cause| CallError::Outputs(format!("\"{name}\": {cause}")))?;
         outputs.push((name, tensor));
     }
     Ok(outputs)

@@ -76,7 +76,8 @@ impl Slice {
     fn compute(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, String> {
         let mut named = Vec::with_capacity(inputs.len());
         for NamedTensor { name, tensor } in inputs {
-            let info = find(&self.manifest.inputs, &name).ok_or_else(|| format!("the slice has no input \"{name}\""))?;
+            let info =
+                find(&self.manifest.inputs, &name).ok_or_else(|| format!("the slice has no input \"{name}\""))?;
             named.push((name, from_wasi(tensor, info.dtype)?));
         }
         let started = Instant::now();

@@ -65,10 +65,9 @@ impl std::str::FromStr for Codec {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|codec| codec.name() == name)
-            .ok_or_else(|| format!("unknown codec \"{name}\"; this version has {}", Self::ALL.map(Codec::name).join(", ")))
+        Self::ALL.into_iter().find(|codec| codec.name() == name).ok_or_else(|| {
+            format!("unknown codec \"{name}\"; this version has {}", Self::ALL.map(Codec::name).join(", "))
+        })
     }
 }
 

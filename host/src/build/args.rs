@@ -1,0 +1,138 @@
+//! What the `build-stages` command takes.
+
+use super::BuildError;
+use crate::engine::Choice;
+use clap::Args;
+use defer_partition::dims::parse_dim;
+use std::path::PathBuf;
+
+/// Cuts a network into stages: writes DIR/pipeline.json and DIR/stage-<i>.wasm
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  defer-host build-stages --model resnet50 --stages 8
+      a network of the catalogue, cut where the slowest stage is fastest
+  defer-host build-stages --model net.onnx --stages 3 --out dist/net --dim width=320
+      a file, profiled with inputs of that width; stages take any width
+  defer-host build-stages --model resnet50 --cut add_3_relu,add_7_relu
+      three stages, cut after these tensors")]
+pub struct BuildArgs {
+    /// Path of an .onnx file, or a name of the catalogue
+    #[arg(long, value_name = "MODEL")]
+    pub model: String,
+
+    /// Number of stages; cuts go where the slowest stage is fastest
+    #[arg(long, value_name = "N")]
+    pub stages: Option<usize>,
+
+    /// Folder to write; dist/<model> by default
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Cuts after these tensors, in the network's order, instead of planning
+    #[arg(long = "cut", value_name = "T1,T2,…", value_delimiter = ',')]
+    pub cuts: Vec<String>,
+
+    /// Size to profile an open dimension with; stages take any size there. May be repeated
+    #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = parse_dim)]
+    pub dims: Vec<(String, usize)>,
+
+    /// Threads that the engine profiles with
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
+
+    /// Inference engine to profile with: auto or onnxruntime
+    #[arg(long, value_name = "ENGINE", default_value = "auto")]
+    pub engine: Choice,
+
+    /// onnxruntime's shared library, if not where setup puts it
+    #[arg(long, value_name = "FILE")]
+    pub ort_lib: Option<PathBuf>,
+
+    /// Prints one JSON document instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to build.
+#[derive(Clone, Debug, Default)]
+pub struct BuildOptions {
+    /// Path of an `.onnx` file, or a name of the catalogue.
+    pub model: String,
+    /// Number of stages; may be left out where there are `cuts`.
+    pub stages: Option<usize>,
+    /// Folder to write; `dist/<model>` by default.
+    pub out: Option<PathBuf>,
+    /// Tensors to cut after, in the network's order; none to let the planner choose.
+    pub cuts: Vec<String>,
+    /// Sizes of open dimensions while profiling.
+    pub dims: Vec<(String, usize)>,
+    /// Threads of the engine; 0 counts as 1.
+    pub threads: usize,
+}
+
+impl From<&BuildArgs> for BuildOptions {
+    fn from(args: &BuildArgs) -> Self {
+        let BuildArgs { model, stages, out, cuts, dims, threads, .. } = args.clone();
+        Self { model, stages, out, cuts, dims, threads }
+    }
+}
+
+impl BuildOptions {
+    /// How many stages there will be.
+    pub(super) fn count(&self) -> Result<usize, BuildError> {
+        let made = self.cuts.len() + 1;
+        match self.stages {
+            None if self.cuts.is_empty() => Err(BuildError::NoStages),
+            Some(stages) if !self.cuts.is_empty() && stages != made => {
+                Err(BuildError::Contradiction { cuts: self.cuts.len(), made, stages })
+            }
+            Some(stages) => Ok(stages),
+            None => Ok(made),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        build: BuildArgs,
+    }
+
+    fn options(flags: &[&str]) -> BuildOptions {
+        let args = ["build-stages", "--model", "m"].iter().chain(flags);
+        BuildOptions::from(&Command::try_parse_from(args).unwrap().build)
+    }
+
+    #[test]
+    fn stages_come_from_a_number_or_from_cuts_that_agree_with_it() {
+        for (flags, want) in [
+            (&["--stages", "4"][..], Ok(4)),
+            (&["--cut", "a,b"], Ok(3)),
+            (&["--cut", "a", "--cut", "b", "--stages", "3"], Ok(3)),
+            (&["--cut", "a", "--stages", "3"], Err("name 2 tensors")),
+            (&[], Err("--stages N")),
+        ] {
+            let got = options(flags).count();
+            match (got, want) {
+                (Ok(got), Ok(want)) => assert_eq!(got, want, "{flags:?}"),
+                (Err(error), Err(want)) => {
+                    assert!(error.is_usage() && error.to_string().contains(want), "{flags:?}: {error}");
+                }
+                (got, _) => panic!("{flags:?}: {got:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn dimensions_are_named_sizes() {
+        assert_eq!(options(&["--dim", "W=320", "--dim", "x.1=7"]).dims, [("W".into(), 320), ("x.1".into(), 7)]);
+        assert!(Command::try_parse_from(["b", "--model", "m", "--dim", "W=0"]).is_err());
+        assert!(Command::try_parse_from(["b", "--model", "m", "--engine", "abacus"]).is_err());
+    }
+}

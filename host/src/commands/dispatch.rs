@@ -1,0 +1,156 @@
+//! `defer-host dispatch`: deploys a pipeline and serves it.
+
+use super::{Exposure, host_name, read_token, shutdown_on_signal};
+use crate::client::UsageError;
+use crate::dispatcher::deploy::Progress;
+use crate::dispatcher::{Config, Dispatcher};
+use crate::pipeline::Pipeline;
+use crate::relay::Codec;
+use anyhow::Result;
+use clap::Args;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use reqwest::Url;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Deploys a pipeline onto nodes and answers inference requests (Open Inference Protocol v2).
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  defer-host dispatch --pipeline dist/ocr-rec --node http://127.0.0.1:7700 http://127.0.0.1:7710 \\
+      http://127.0.0.1:7720 http://127.0.0.1:7730
+  defer-host dispatch --pipeline dist/resnet50 --node http://pi-1:7700 --node http://pi-2:7700 \\
+      --codec lz4 --token-file ~/.defer-token
+
+Prints one line per address when the chain is up: \"listening inference http://…\" and \"listening admin http://…\".
+SIGTERM or Ctrl-C answers what is pending and frees the nodes; a second one stops it at once.")]
+pub struct DispatchArgs {
+    /// Folder that build-stages wrote
+    #[arg(long, value_name = "DIR")]
+    pipeline: PathBuf,
+    /// Nodes, by the URL of their REST port: stage i runs on node i
+    #[arg(long, value_name = "URL", num_args = 1.., required = true)]
+    node: Vec<Url>,
+    /// Address of the inference port
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDR")]
+    listen: SocketAddr,
+    /// Address of the admin port
+    #[arg(long, default_value = "127.0.0.1:8002", value_name = "ADDR")]
+    admin: SocketAddr,
+    /// Codec of every hop: raw, lz4, or auto (what the pipeline says, else raw)
+    #[arg(long, default_value = "auto", value_name = "C")]
+    codec: String,
+    /// Requests that may be pending; a client beyond that is told to come again
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    queue: u16,
+    /// Seconds after which a request fails, where its client sets no limit
+    #[arg(long, default_value_t = 60, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    request_timeout: u64,
+    /// Seconds to answer what is pending when it is told to stop
+    #[arg(long, default_value_t = 10, value_name = "S")]
+    drain_timeout: u64,
+    /// Name of this dispatcher in reports and errors [default: the machine's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// File with the secret of the nodes, which also guards the admin port
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// File with the secret that clients of the inference port must send
+    #[arg(long, value_name = "FILE")]
+    api_token_file: Option<PathBuf>,
+    /// Allow ports that other machines can reach without a token
+    #[arg(long)]
+    insecure: bool,
+}
+
+/// Runs the command until a signal.
+pub async fn dispatch(args: DispatchArgs) -> Result<()> {
+    let token = read_token(args.token_file.as_deref())?;
+    let api_token = read_token(args.api_token_file.as_deref())?;
+    let codec = match args.codec.as_str() {
+        "auto" => None,
+        name => Some(name.parse::<Codec>().map_err(UsageError)?),
+    };
+    if let Some(url) = args.node.iter().find(|url| url.scheme() != "http" || url.cannot_be_a_base()) {
+        return Err(UsageError(format!("--node takes URLs such as http://pi-1:7700, got {url}")).into());
+    }
+    let pipeline = Pipeline::read(&args.pipeline).map_err(|error| UsageError(error.to_string()))?;
+    if args.node.len() < pipeline.stages.len() {
+        let (stages, nodes) = (pipeline.stages.len(), args.node.len());
+        let text = format!(
+            "pipeline \"{}\" has {stages} stages, {nodes} --node were given; stage i runs on node i",
+            pipeline.name
+        );
+        return Err(UsageError(text).into());
+    }
+    let inference = Exposure::new(&api_token, args.insecure).bind("--listen", "--api-token-file", args.listen).await?;
+    let admin = Exposure::new(&token, args.insecure).bind("--admin", "--token-file", args.admin).await?;
+    let (inference_addr, admin_addr) = (inference.local_addr()?, admin.local_addr()?);
+    let shutdown = shutdown_on_signal()?;
+    let config = Config {
+        name: args.name.unwrap_or_else(host_name),
+        pipeline: args.pipeline,
+        nodes: args.node,
+        token,
+        api_token: (!api_token.is_empty()).then(|| api_token.text()),
+        codec,
+        queue: usize::from(args.queue),
+        request_timeout: Duration::from_secs(args.request_timeout),
+        drain: Duration::from_secs(args.drain_timeout),
+    };
+    let bars = Arc::new(Bars::new(pipeline.stages.len()));
+    let deploy = Dispatcher::deploy(config, Arc::clone(&bars) as Arc<dyn Progress>);
+    let dispatcher = tokio::select! {
+        result = deploy => result?,
+        // What was prepared so far expires on the nodes with its lease.
+        () = shutdown.cancelled() => anyhow::bail!("interrupted while deploying"),
+    };
+    bars.finish();
+    for stage in &dispatcher.deployment().stages {
+        tracing::info!(stage = stage.index, node = stage.name, url = %stage.node.url, "stage ready");
+    }
+    println!("listening inference http://{inference_addr}");
+    println!("listening admin http://{admin_addr}");
+    dispatcher.serve(inference, admin, shutdown).await
+}
+
+/// A bar per artifact that is shipped, on stderr if that is a terminal.
+struct Bars {
+    all: MultiProgress,
+    stages: Vec<Mutex<Option<ProgressBar>>>,
+}
+
+impl Bars {
+    fn new(stages: usize) -> Self {
+        Self { all: MultiProgress::new(), stages: (0..stages).map(|_| Mutex::new(None)).collect() }
+    }
+
+    fn finish(&self) {
+        let _ = self.all.clear();
+    }
+}
+
+impl Progress for Bars {
+    fn shipped(&self, stage: usize, bytes: u64, total: u64) {
+        let mut bar = self.stages[stage].lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = bar.get_or_insert_with(|| {
+            let style =
+                ProgressStyle::with_template("{prefix:>9} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {msg}")
+                    .expect("the template is well-formed");
+            let bar =
+                ProgressBar::new(total).with_style(style.progress_chars("=> ")).with_prefix(format!("stage {stage}"));
+            self.all.add(bar)
+        });
+        bar.inc(bytes);
+        if bar.position() >= total {
+            bar.set_message("loading");
+        }
+    }
+
+    fn prepared(&self, stage: usize, node: &str) {
+        if let Some(bar) = self.stages[stage].lock().unwrap_or_else(PoisonError::into_inner).take() {
+            bar.finish_with_message(format!("ready on {node}"));
+        }
+    }
+}

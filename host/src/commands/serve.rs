@@ -1,0 +1,117 @@
+//! `defer-host serve`: a node.
+
+use super::{Exposure, MEBI, host_name, read_token, shutdown_on_signal};
+use crate::buffer::Pool;
+use crate::client::UsageError;
+use crate::engine::{self, Choice, Options};
+use crate::node::{Loader, Node, NodeConfig};
+use crate::sandbox::{Limits, Sandbox};
+use anyhow::Result;
+use clap::Args;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Runs a node: takes stages over REST, computes them, and relays frames to the next node.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  defer-host serve
+  defer-host serve --listen 0.0.0.0:7700 --relay 0.0.0.0:7701 --token-file ~/.defer-token
+  defer-host serve --listen 127.0.0.1:0 --relay 127.0.0.1:0 --state-dir /tmp/node-b
+
+Prints one line per address when it is ready: \"listening rest http://…\" and \"listening relay …\".
+SIGTERM or Ctrl-C lets it finish what is in it; a second one stops it at once. Logs go to stderr (DEFER_LOG=debug for more).")]
+pub struct ServeArgs {
+    /// Name of this node in reports and errors [default: the machine's name and the port]
+    #[arg(long)]
+    name: Option<String>,
+    /// Address of the REST port
+    #[arg(long, default_value = "127.0.0.1:7700", value_name = "ADDR")]
+    listen: SocketAddr,
+    /// Address of the relay port
+    #[arg(long, default_value = "127.0.0.1:7701", value_name = "ADDR")]
+    relay: SocketAddr,
+    /// Address at which other nodes reach the relay, as host:port [default: the host of this node's URL, the relay's port]
+    #[arg(long, value_name = "ADDR")]
+    advertise: Option<String>,
+    /// Where artifacts and generations are kept [default: ~/.local/state/defer-host/NAME]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Threads that one inference may use [default: the cores that this process may use]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Inference engine: auto or onnxruntime
+    #[arg(long, default_value = "auto", value_name = "E")]
+    engine: Choice,
+    /// The onnxruntime shared library [default: ORT_DYLIB_PATH, else beside the program, else what `cargo xtask setup` installed]
+    #[arg(long, value_name = "FILE")]
+    ort_lib: Option<PathBuf>,
+    /// File with the secret that nodes, dispatchers and people who give orders share
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Largest tensor that is accepted, in MiB
+    #[arg(long, default_value_t = 256, value_name = "M")]
+    max_tensor_mb: u64,
+    /// Weights that may be loaded at once, in MiB [default: no limit]
+    #[arg(long, value_name = "M")]
+    memory_limit: Option<u64>,
+    /// Artifacts kept on disk, in MiB; those in use stay even beyond it
+    #[arg(long, default_value_t = 8192, value_name = "M")]
+    store_limit: u64,
+    /// Seconds to finish what is in the node when it is told to stop
+    #[arg(long, default_value_t = 10, value_name = "S")]
+    drain_timeout: u64,
+    /// Allow ports that other machines can reach without a token
+    #[arg(long)]
+    insecure: bool,
+}
+
+/// Runs the command until a signal.
+pub async fn serve(args: ServeArgs) -> Result<()> {
+    let token = read_token(args.token_file.as_deref())?;
+    let exposure = Exposure::new(&token, args.insecure);
+    let rest = exposure.bind("--listen", "--token-file", args.listen).await?;
+    let relay = exposure.bind("--relay", "--token-file", args.relay).await?;
+    let (rest_addr, relay_addr) = (rest.local_addr()?, relay.local_addr()?);
+
+    let name = args.name.unwrap_or_else(|| format!("{}-{}", host_name(), rest_addr.port()));
+    let state_dir = args.state_dir.map_or_else(|| default_state_dir(&name), Ok)?;
+    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let max_tensor = usize::try_from(args.max_tensor_mb.saturating_mul(MEBI)).unwrap_or(usize::MAX);
+    let engine = engine::open(args.engine, args.ort_lib)?;
+    let loader = Loader {
+        sandbox: Sandbox::new(Limits::default())?,
+        engine: Arc::clone(&engine),
+        options: Options { threads: threads.max(1) },
+        // Enough for the buffers that a few frames of the largest tensors leave behind.
+        pool: Pool::new(max_tensor.saturating_mul(2)),
+    };
+    let config = NodeConfig {
+        name: name.clone(),
+        state_dir,
+        token,
+        max_tensor,
+        memory_limit: args.memory_limit.map(|limit| limit.saturating_mul(MEBI)),
+        store_limit: args.store_limit.saturating_mul(MEBI),
+        advertise: args.advertise,
+        relay: relay_addr,
+    };
+    let node = Arc::new(Node::open(config, loader)?);
+    node.restore().await;
+    let shutdown = shutdown_on_signal()?;
+    tracing::info!(node = name, engine = engine.name(), version = engine.version(), threads, "node ready");
+    println!("listening rest http://{rest_addr}");
+    println!("listening relay {relay_addr}");
+    crate::node::run(node, rest, relay, shutdown, Duration::from_secs(args.drain_timeout)).await?;
+    Ok(())
+}
+
+fn default_state_dir(name: &str) -> Result<PathBuf> {
+    let base = std::env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    let base = base.or_else(home).ok_or_else(|| UsageError("HOME is not set; give --state-dir".to_owned()))?;
+    // A name is free text, a folder is not.
+    let folder: String = name.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    Ok(base.join("defer-host").join(folder))
+}

@@ -1,0 +1,106 @@
+//! The dispatcher's admin port.
+
+use super::deploy::Deployment;
+use super::service::Service;
+use crate::http::{ApiError, not_found, require_token};
+use crate::relay::Token;
+use crate::telemetry::Memory;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router, middleware};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// What the admin port tells of.
+pub struct Admin {
+    pub service: Arc<Service>,
+    pub deployment: Arc<Deployment>,
+}
+
+pub fn router(admin: Arc<Admin>, token: Token) -> Router {
+    let guarded = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/v1/pipelines", get(pipelines))
+        .layer(middleware::from_fn_with_state(token, require_token));
+    Router::new()
+        .route("/healthz", get(async || Json(json!({"status": "ok"}))))
+        .route("/readyz", get(ready))
+        .merge(guarded)
+        .fallback(not_found)
+        .with_state(admin)
+}
+
+async fn ready(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, ApiError> {
+    if admin.service.is_up() {
+        return Ok(Json(json!({"status": "ready"})));
+    }
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "a node of the chain cannot be reached"))
+}
+
+async fn pipelines(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let Admin { service, deployment } = &*admin;
+    let counters = &service.counters;
+    let nodes: Vec<Value> = deployment
+        .stages
+        .iter()
+        .map(|stage| {
+            json!({
+                "stage": stage.index,
+                "node": stage.name,
+                "url": stage.node.url.as_str(),
+                "relay": stage.relay,
+                "digest": stage.assignment.artifact,
+                "codec": stage.assignment.codec,
+            })
+        })
+        .collect();
+    Json(json!({"pipelines": [{
+        "name": deployment.pipeline,
+        "generations": [{"generation": deployment.generation, "state": "active", "stages": nodes}],
+        "dispatcher": {"name": deployment.owner.name, "incarnation": deployment.owner.incarnation},
+        "up": service.is_up(),
+        "counters": {
+            "accepted": counters.accepted.get(),
+            "answered": counters.answered.get(),
+            "failed": counters.failed.get(),
+            "refused": counters.refused.get(),
+            "pending": service.pending(),
+            "latency": counters.latency.summary(),
+        },
+    }]}))
+}
+
+/// Prometheus text format 0.0.4.
+async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    let service = &admin.service;
+    let counters = &service.counters;
+    let mut text = String::new();
+    for (name, value) in [
+        ("accepted", counters.accepted.get()),
+        ("answered", counters.answered.get()),
+        ("failed", counters.failed.get()),
+        ("refused", counters.refused.get()),
+    ] {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "# TYPE defer_requests_{name}_total counter\ndefer_requests_{name}_total {value}");
+    }
+    let latency = counters.latency.summary();
+    let _ = writeln!(
+        text,
+        "# TYPE defer_request_seconds summary\ndefer_request_seconds_sum {}\ndefer_request_seconds_count {}",
+        latency.sum_us / 1e6,
+        latency.count
+    );
+    for (name, value) in [
+        ("requests_pending", service.pending() as u64),
+        ("chain_up", u64::from(service.is_up())),
+        ("resident_memory_bytes", Memory::now().resident_bytes),
+    ] {
+        let _ = writeln!(text, "# TYPE defer_{name} gauge\ndefer_{name} {value}");
+    }
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}

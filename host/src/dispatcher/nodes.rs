@@ -1,0 +1,143 @@
+//! The dispatcher's side of a node's REST API.
+
+use crate::artifact::Digest;
+use crate::http::ErrorBody;
+use crate::node::generation::Prepare;
+use crate::relay::Token;
+use anyhow::{Context as _, Result, anyhow, bail};
+use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode, Url};
+use serde::Deserialize;
+use std::path::Path;
+use std::time::Duration;
+use tokio_util::io::ReaderStream;
+
+/// Answers that need no work come within this time.
+const QUICK: Duration = Duration::from_secs(10);
+/// Loading a stage may read gigabytes from a slow card.
+const LOAD: Duration = Duration::from_secs(600);
+const UPLOAD_CHUNK: usize = 256 * 1024;
+
+/// One node, by its URL.
+#[derive(Clone, Debug)]
+pub struct NodeClient {
+    pub url: Url,
+    http: Client,
+    token: Token,
+}
+
+/// What a node says of itself, as far as a dispatcher wants to know it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct NodeInfo {
+    pub name: String,
+    /// Address to which its relay is bound.
+    relay: String,
+    advertise: Option<String>,
+    pub max_tensor_bytes: usize,
+}
+
+/// A slot that a node has.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SlotInfo {
+    pub pipeline: String,
+    pub generation: u64,
+}
+
+#[derive(Deserialize)]
+struct Slots {
+    stages: Vec<SlotInfo>,
+}
+
+impl NodeClient {
+    pub fn new(url: Url, token: Token) -> Result<Self> {
+        // Nodes stand in the user's own network: a proxy of the environment is not meant for them.
+        let http = Client::builder().connect_timeout(QUICK).no_proxy().build()?;
+        Ok(Self { url, http, token })
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder> {
+        let mut url = self.url.clone();
+        url.path_segments_mut().map_err(|()| anyhow!("{} is no base for paths", self.url))?.pop_if_empty().extend(path);
+        let request = self.http.request(method, url);
+        Ok(if self.token.is_empty() { request } else { request.bearer_auth(self.token.text()) })
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response> {
+        request
+            .send()
+            .await
+            .with_context(|| format!("cannot reach the node at {}; is `defer-host serve` running there?", self.url))
+    }
+
+    /// The answer, or the node's own words on why not.
+    async fn accept(&self, response: Response) -> Result<Response> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let text = response.text().await.unwrap_or_default();
+        let said = match serde_json::from_str::<ErrorBody>(&text) {
+            Ok(ErrorBody { error, cause }) => [vec![error], cause].concat().join(": "),
+            Err(_) => text,
+        };
+        bail!("the node at {} answered {status}: {said}", self.url)
+    }
+
+    pub async fn describe(&self) -> Result<NodeInfo> {
+        let request = self.request(Method::GET, &["v1", "node"])?.timeout(QUICK);
+        Ok(self.accept(self.send(request).await?).await?.json().await?)
+    }
+
+    /// Where others reach the relay: what the node advertises, else the host of its URL and the relay's port.
+    pub fn relay(&self, info: &NodeInfo) -> Result<String> {
+        if let Some(address) = &info.advertise {
+            return Ok(address.clone());
+        }
+        let host = self.url.host_str().ok_or_else(|| anyhow!("{} names no host", self.url))?;
+        let port = info.relay.rsplit_once(':').map(|(_, port)| port).context("the node's relay address has no port")?;
+        Ok(format!("{host}:{port}"))
+    }
+
+    pub async fn slots(&self) -> Result<Vec<SlotInfo>> {
+        let request = self.request(Method::GET, &["v1", "stages"])?.timeout(QUICK);
+        Ok(self.accept(self.send(request).await?).await?.json::<Slots>().await?.stages)
+    }
+
+    pub async fn has_artifact(&self, digest: &Digest) -> Result<bool> {
+        // A node that finds its mark missing hashes the file first.
+        let request = self.request(Method::HEAD, &["v1", "artifacts", &digest.to_string()])?.timeout(LOAD);
+        match self.send(request).await?.status() {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            StatusCode::UNAUTHORIZED => {
+                bail!("the node at {} refuses the token; give both the same --token-file", self.url)
+            }
+            status => bail!("the node at {} answered {status}", self.url),
+        }
+    }
+
+    /// Uploads the artifact `file`; `sent` is told the bytes of each chunk.
+    pub async fn upload(&self, digest: &Digest, file: &Path, sent: impl Fn(u64) + Send + Sync + 'static) -> Result<()> {
+        use futures_util::TryStreamExt as _;
+        let open = tokio::fs::File::open(file).await.with_context(|| format!("cannot read {}", file.display()))?;
+        let length = open.metadata().await?.len();
+        let stream = ReaderStream::with_capacity(open, UPLOAD_CHUNK).inspect_ok(move |chunk| sent(chunk.len() as u64));
+        let request = self.request(Method::PUT, &["v1", "artifacts", &digest.to_string()])?;
+        let request = request.header("content-length", length).body(Body::wrap_stream(stream));
+        self.accept(self.send(request).await?).await?;
+        Ok(())
+    }
+
+    pub async fn prepare(&self, pipeline: &str, generation: u64, body: &Prepare) -> Result<()> {
+        let path = ["v1", "pipelines", pipeline, "generations", &generation.to_string()];
+        let request = self.request(Method::PUT, &path)?.timeout(LOAD).json(body);
+        self.accept(self.send(request).await?).await?;
+        Ok(())
+    }
+
+    pub async fn remove(&self, pipeline: &str, generation: u64) -> Result<()> {
+        let path = ["v1", "pipelines", pipeline, "generations", &generation.to_string()];
+        let request = self.request(Method::DELETE, &path)?.timeout(QUICK * 3);
+        self.accept(self.send(request).await?).await?;
+        Ok(())
+    }
+}

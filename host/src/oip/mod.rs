@@ -1,0 +1,97 @@
+//! The Open Inference Protocol, version 2, over REST: how clients that know nothing of stages and nodes ask for an
+//! inference.
+//!
+//! The formats follow the protocol's [REST specification][spec] and its [binary tensor data extension][binary], which
+//! `tritonclient.http` uses by default. A request's form is told by the header `Inference-Header-Content-Length` alone
+//! (clients do not set `Content-Type`); each output's form by `binary_data` and `binary_data_output`. What is refused
+//! rather than half supported: strings (`BYTES`), shared memory, classification, sequences, compressed bodies.
+//!
+//! This module knows formats, names and shapes. What computes is behind [`Backend`], which the dispatcher implements.
+//!
+//! [spec]: https://github.com/kserve/open-inference-protocol
+//! [binary]: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+
+pub mod binary;
+mod body;
+mod error;
+pub mod json;
+mod numbers;
+mod request;
+mod response;
+mod routes;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use binary::HEADER_LENGTH;
+pub use error::InferError;
+pub use request::{Selection, parse};
+pub use routes::{Options, router};
+
+use async_trait::async_trait;
+use defer_partition::{Tensor, TensorInfo};
+use std::time::Duration;
+
+/// What is known of a model before it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelMetadata {
+    pub name: String,
+    /// The versions that can be asked for, oldest first; the last answers a request that names none.
+    pub versions: Vec<String>,
+    /// What the model is run by, such as `onnxruntime_onnx`.
+    pub platform: String,
+    pub inputs: Vec<TensorInfo>,
+    pub outputs: Vec<TensorInfo>,
+}
+
+/// One inference, checked: every input of the model is there once, with its element type, a shape that the model
+/// admits and as many bytes as that shape takes.
+#[derive(Debug)]
+pub struct InferRequest {
+    pub model: String,
+    /// One of the model's versions; `None` where the client named none.
+    pub version: Option<String>,
+    /// In the order of the model's inputs.
+    pub inputs: Vec<(String, Tensor)>,
+    /// How long the answer may take, from now; `None` where the client set no limit.
+    pub budget: Option<Duration>,
+    /// The trace that this request belongs to (W3C `traceparent`); 0 for none.
+    pub trace: u128,
+}
+
+/// The answer to one inference.
+#[derive(Debug, PartialEq)]
+pub struct InferResponse {
+    /// All outputs of the model, in any order; the router picks those that the client asked for.
+    pub outputs: Vec<(String, Tensor)>,
+}
+
+/// What computes behind the protocol.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Whether every model is ready.
+    fn ready(&self) -> bool;
+
+    /// All models, for messages and listings.
+    fn models(&self) -> Vec<ModelMetadata>;
+
+    /// The model called `name`.
+    fn model(&self, name: &str) -> Option<ModelMetadata> {
+        self.models().into_iter().find(|m| m.name == name)
+    }
+
+    /// Whether an inference of `name` would be accepted now.
+    fn model_ready(&self, name: &str) -> bool;
+
+    /// Called before a request's body is read, so that a server with a full queue refuses it without taking its
+    /// tensors into memory. `body_bytes` is what the client declared. Passing is no promise: `infer` may still refuse.
+    ///
+    /// # Errors
+    /// [`InferError::Overloaded`] or [`InferError::Unavailable`].
+    fn admit(&self, model: &str, body_bytes: Option<u64>) -> Result<(), InferError> {
+        let _ = (model, body_bytes);
+        Ok(())
+    }
+
+    /// Runs one inference. The future is dropped when the client goes away before the answer.
+    async fn infer(&self, request: InferRequest) -> Result<InferResponse, InferError>;
+}

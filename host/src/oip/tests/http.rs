@@ -1,0 +1,142 @@
+//! Paths, statuses, headers, limits.
+
+use super::backend::Echo;
+use super::{get, post, serve, start};
+use crate::oip::Options;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+fn ask(shape: &[usize]) -> String {
+    let data: Vec<usize> = (0..shape.iter().product()).collect();
+    json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": shape, "data": data}]}).to_string()
+}
+
+#[tokio::test]
+async fn every_path_answers_in_json() {
+    let url = start().await;
+    let cases = [
+        (
+            "/v2",
+            200,
+            json!({"name": "defer-host", "version": env!("CARGO_PKG_VERSION"), "extensions": ["binary_tensor_data"]}),
+        ),
+        ("/v2/health/live", 200, json!({"live": true})),
+        ("/v2/health/ready", 200, json!({"ready": true})),
+        ("/v2/models/echo-BOOL/ready", 200, json!({"name": "echo-BOOL", "ready": true})),
+        ("/v2/models/echo-BOOL/versions/2/ready", 200, json!({"name": "echo-BOOL", "ready": true})),
+        ("/v2/models/warming%20up/ready", 503, json!({"error": "model \"warming up\" is not ready"})),
+        (
+            "/v2/models/two%20parts%20%C3%A9/versions/1",
+            200,
+            json!({"name": "two parts é", "versions": ["1", "2"], "platform": "test",
+                "inputs": [{"name": "a", "datatype": "FP32", "shape": [-1, 3]}, {"name": "b", "datatype": "FP32", "shape": [-1, 3]}],
+                "outputs": [{"name": "sum", "datatype": "FP32", "shape": [-1, 3]}, {"name": "difference", "datatype": "FP32", "shape": [-1, 3]}]}),
+        ),
+        (
+            "/v2/models/busy/versions/3",
+            404,
+            json!({"error": "unknown version \"3\" of model \"busy\"; it has \"1\", \"2\""}),
+        ),
+        ("/v2/models/busy/infer", 405, json!({"error": "GET is not served at /v2/models/busy/infer"})),
+        ("/v3", 404, json!({"error": "nothing is served at /v3"})),
+    ];
+    for (path, status, body) in cases {
+        assert_eq!(get(format!("{url}{path}")).await, (status, body), "{path}");
+    }
+    let (status, body) = get(format!("{url}/v2/models/absent")).await;
+    assert_eq!(status, 404);
+    let message = body["error"].as_str().unwrap();
+    assert!(message.starts_with("unknown model \"absent\"; this server has \"echo-FP32\", "), "{message}");
+    let (_, body) = get(format!("{url}/v2/models/a%2Fb/ready")).await;
+    assert!(body["error"].as_str().unwrap().starts_with("unknown model \"a/b\";"), "{body}");
+    assert_eq!(get(format!("{url}/v2/models/%ff")).await.0, 400);
+    assert_eq!(post(format!("{url}/v2/models/absent/infer"), "{}").await.0, 404);
+}
+
+#[tokio::test]
+async fn failures_of_the_backend_have_their_status() {
+    let url = start().await;
+    let timed =
+        r#"{"parameters": {"timeout": 2000}, "inputs": [{"name": "x", "datatype": "FP32", "shape": [0], "data": []}]}"#;
+    let cases = [
+        ("slow", timed.to_owned(), 504, "timed out: no answer within 2ms"),
+        ("broken", ask(&[2]), 500, "stage 2 trapped"),
+        ("gone", ask(&[2]), 503, "unavailable: no chain"),
+        ("full", ask(&[2]), 503, "overloaded: queue full"),
+        ("full", "x".repeat(4 << 20), 503, "overloaded: queue full"),
+    ];
+    for (model, body, status, message) in cases {
+        let answer = post(format!("{url}/v2/models/{model}/infer"), body).await;
+        assert_eq!(answer, (status, json!({"error": message})), "{model}");
+    }
+    let full = reqwest::Client::new().post(format!("{url}/v2/models/full/infer")).body("{}").send().await.unwrap();
+    assert_eq!(full.headers()["retry-after"], "2", "1.5 s, rounded up");
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_in_json() {
+    let url = serve(Echo::default(), Options { max_body_bytes: 1000, ..Options::default() }).await;
+    let path = format!("{url}/v2/models/echo-FP32/infer");
+    let too_large = (413, json!({"error": "the body is larger than 1000 bytes"}));
+    assert_eq!(post(path.clone(), vec![b' '; 1001]).await, too_large);
+    assert_eq!(post(path.clone(), vec![b' '; 8 << 20]).await, too_large);
+    let chunks = futures_util::stream::iter((0..100).map(|_| Ok::<_, std::io::Error>(vec![b' '; 20])));
+    assert_eq!(post(path.clone(), reqwest::Body::wrap_stream(chunks)).await, too_large);
+    let mut exact = ask(&[2, 2]);
+    exact.extend(std::iter::repeat_n(' ', 1000 - exact.len()));
+    assert_eq!(post(path, exact).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_body_that_stops_coming_is_given_up() {
+    let options = Options { idle_timeout: Duration::from_millis(50), ..Options::default() };
+    let url = serve(Echo::default(), options).await;
+    let mut socket = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+    let head = b"POST /v2/models/echo-FP32/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{";
+    socket.write_all(head).await.unwrap();
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_refused() {
+    let url = start().await;
+    let request = reqwest::Client::new().post(format!("{url}/v2/models/echo-FP32/infer"));
+    let answer = request.header("content-encoding", "gzip").body("x").send().await.unwrap();
+    assert_eq!(answer.status(), 415);
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!(body, json!({"error": "bodies with Content-Encoding \"gzip\" are not served; send the body as it is"}));
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_everywhere_but_at_health() {
+    let options = Options { api_token: Some("s3cret".into()), ..Options::default() };
+    let url = serve(Echo::default(), options).await;
+    let client = reqwest::Client::new();
+    let cases = [
+        ("/v2/health/live", None, 200),
+        ("/v2/health/ready", None, 200),
+        ("/v2", None, 401),
+        ("/v2/models/busy", Some("Bearer s3cre"), 401),
+        ("/v2/models/busy", Some("Bearer s3crets3cret"), 401),
+        ("/v2/models/busy", Some("Bearer "), 401),
+        ("/v2/models/busy", Some("Basic s3cret"), 401),
+        ("/v2/models/busy", Some("Bearer s3cret"), 200),
+        ("/v2/models/busy", Some("bearer s3cret"), 200),
+        ("/v2/models/busy/infer", Some("Bearer x"), 401),
+        ("/v2/models/busy/infer", Some("Bearer s3cret"), 405),
+    ];
+    for (path, token, status) in cases {
+        let mut request = client.get(format!("{url}{path}"));
+        if let Some(token) = token {
+            request = request.header("authorization", token);
+        }
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), status, "{path} {token:?}");
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(body["error"].is_string(), status >= 400, "{path} {token:?}");
+    }
+}

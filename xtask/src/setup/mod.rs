@@ -1,0 +1,138 @@
+//! `cargo xtask setup`: finds what is missing, installs it, says what it did and how long it took.
+//!
+//! Each thing it looks after is a file here, with a check that is cheap enough to run before every task.
+
+mod c_linker;
+mod clients;
+mod command;
+mod machine;
+mod onnxruntime;
+mod python;
+mod wasm;
+
+use std::{process::ExitCode, time::Instant};
+
+use anyhow::Result;
+
+use crate::workspace::seconds;
+use machine::Machine;
+
+/// Installs what is missing: Python, the wasm toolchain, the onnxruntime library, the tests' clients.
+///
+/// Does nothing, in under a second, when all of it is there. Where it may not install packages, it prints the commands.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask setup
+  cargo xtask setup --check     exit code 1 when something is missing
+  DEFER_CACHE=/srv/defer cargo xtask setup
+
+What it downloads goes to DEFER_CACHE, else XDG_CACHE_HOME/defer-host, else ~/.cache/defer-host.")]
+pub struct Args {
+    /// Only report; exit code 1 when something is missing
+    #[arg(long)]
+    check: bool,
+}
+
+/// What is about to be done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Building and running `defer-host` or `defer-lab`.
+    Run,
+    Test,
+}
+
+/// How much a task needs an item.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Required,
+    /// Installed when it can be; the task goes on without.
+    Useful,
+    Unused,
+}
+
+/// Something that a task needs on this machine.
+trait Item {
+    fn name(&self) -> &'static str;
+
+    /// What was found, in a few words; the error says what is missing.
+    fn find(&self, machine: &Machine) -> Result<String>;
+
+    /// Installs it; the error's last words are the command to run where this process may not.
+    fn install(&self, machine: &mut Machine) -> Result<()>;
+
+    fn need(&self, task: Task) -> Need;
+}
+
+/// In order: a later item is installed with the help of earlier ones.
+const ITEMS: [&dyn Item; 5] =
+    [&c_linker::CLinker, &python::Python, &wasm::Wasm, &onnxruntime::Onnxruntime, &clients::Clients];
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let started = Instant::now();
+    let mut machine = Machine::from_env()?;
+    println!("cache: {}", machine.cache.display());
+    let mut missing = Vec::new();
+    let mut installed = 0;
+    for item in ITEMS {
+        match item.find(&machine) {
+            Ok(found) => println!("{:15} {found}", item.name()),
+            Err(absent) if args.check => {
+                println!("{:15} missing: {absent:#}", item.name());
+                missing.push(item.name());
+            }
+            Err(absent) => {
+                println!("{:15} {absent:#}; installing", item.name());
+                let step = Instant::now();
+                match install(item, &mut machine) {
+                    Ok(found) => {
+                        println!("{:15} installed in {}: {found}", item.name(), seconds(step));
+                        installed += 1;
+                    }
+                    Err(error) => {
+                        println!("{:15} not installed: {error:#}", item.name());
+                        missing.push(item.name());
+                    }
+                }
+            }
+        }
+    }
+    let time = seconds(started);
+    if !missing.is_empty() {
+        println!("missing: {} ({time})", missing.join(", "));
+        return Ok(ExitCode::FAILURE);
+    }
+    match installed {
+        0 => println!("nothing to install ({time})"),
+        n => println!("installed {n} of {} in {time}", ITEMS.len()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes sure of what a task needs; silent when it is all there. Everything goes to stderr: stdout is the task's.
+pub fn ensure(task: Task) -> Result<()> {
+    let mut machine = Machine::from_env()?;
+    for item in ITEMS {
+        let name = item.name();
+        if item.need(task) == Need::Unused {
+            continue;
+        }
+        let Err(absent) = item.find(&machine) else {
+            continue;
+        };
+        eprintln!("setup: {name}: {absent:#}; installing");
+        let step = Instant::now();
+        match install(item, &mut machine) {
+            Ok(found) => eprintln!("setup: {name}: installed in {}: {found}", seconds(step)),
+            Err(error) if item.need(task) == Need::Useful => {
+                eprintln!("setup: {name}: not installed, going on without: {error:#}");
+            }
+            Err(error) => return Err(error.context(format!("setup: {name}"))),
+        }
+    }
+    Ok(())
+}
+
+fn install(item: &dyn Item, machine: &mut Machine) -> Result<String> {
+    item.install(machine)?;
+    item.find(machine)
+}
