@@ -2,6 +2,7 @@
 
 pub mod artifact;
 pub mod buffer;
+pub mod build;
 pub mod client;
 pub mod commands;
 pub mod dispatcher;

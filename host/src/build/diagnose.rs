@@ -8,7 +8,8 @@ use defer_partition::onnx::proto::{ModelProto, NodeProto};
 use defer_partition::{Atoms, Network, Partition, slice};
 
 /// How onnxruntime says that it lacks an operator: of an unknown domain, of an unknown name, for these element types.
-const LACKING: [&str; 3] = ["is not a registered function/op", "No Op registered for", "Could not find an implementation"];
+const LACKING: [&str; 3] =
+    ["is not a registered function/op", "No Op registered for", "Could not find an implementation"];
 
 /// Finds the first node without which the network would load: the end of the shortest beginning of the network that
 /// does not. `error` is what the whole network came to.
@@ -47,7 +48,7 @@ pub(super) fn refused(bench: &Bench<'_>, network: &Network, error: EngineError) 
 fn beginning(bench: &Bench<'_>, network: &Network, last: usize) -> Result<Option<EngineError>, BuildError> {
     let partition = Partition::new(network, &Atoms::single_nodes(network), &[last])?;
     let slice = slice::slice(network, &partition.stages[0], &|_| None)?;
-    Ok(bench.try_load(&slice)?.err())
+    Ok(bench.load(&slice)?.err())
 }
 
 /// The node that `cause` names: `node` itself, or one in its subgraphs.

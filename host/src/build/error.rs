@@ -20,7 +20,9 @@ pub enum BuildError {
     NoStages,
     #[error("{cuts} cuts make {made} stages, and --stages says {stages}; leave --stages out, or name {} tensors", stages.saturating_sub(1))]
     Contradiction { cuts: usize, made: usize, stages: usize },
-    #[error("the pipeline would be called \"{name}\"; rename the file: letters, digits, \"-\", \"_\" and \".\" make a name")]
+    #[error(
+        "the pipeline would be called \"{name}\"; rename the file: letters, digits, \"-\", \"_\" and \".\" make a name"
+    )]
     Name { name: String },
     #[error(transparent)]
     Resolve(#[from] ResolveError),
@@ -52,11 +54,13 @@ pub enum BuildError {
     Profile { inputs: String, cause: String },
     #[error("the node or nodes producing \"{group}\" cannot be timed alone: {cause}")]
     Timing { group: String, cause: EngineError },
-    #[error("tensor \"{tensor}\" has {one} dimensions for some inputs and {other} for others; a frame needs a fixed number: cut elsewhere with --cut")]
-    Rank { tensor: String, one: usize, other: usize },
+    #[error("output \"{output}\" of the network cannot be carried to a client: {cause}")]
+    Output { output: String, cause: String },
     #[error(transparent)]
     Slice(#[from] SliceError),
-    #[error("stage {stage} would have {bytes} bytes of weights, and a section of an artifact holds less than 4 GiB; use more stages")]
+    #[error(
+        "stage {stage} would have {bytes} bytes of weights, and a section of an artifact holds less than 4 GiB; use more stages"
+    )]
     TooLarge { stage: usize, bytes: u64 },
     #[error("the disk is full: {path} needs {bytes} bytes; free some, or choose another folder with --out", path = path.display())]
     DiskFull { path: PathBuf, bytes: u64 },

@@ -65,7 +65,7 @@ pub(super) fn resized(
 
 /// Pseudo-random inputs, the same for the same `seed`: floats from -1 to 1, integers 0 and 1, which index anything.
 /// `None` if one does not fit memory.
-pub(super) fn random(inputs: &[InputInfo], shapes: &[Vec<usize>], seed: u64) -> Option<Vec<Named>> {
+pub fn random(inputs: &[InputInfo], shapes: &[Vec<usize>], seed: u64) -> Option<Vec<Named>> {
     let tensor = |(input, shape): (&InputInfo, &Vec<usize>)| {
         let count = shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim))?;
         let mut data = Vec::new();

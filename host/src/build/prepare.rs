@@ -32,9 +32,8 @@ pub(super) fn prepare(
     let model = defer_models::resolve(&options.model)?;
     check_name(&model.name)?;
     let file = model.path(&mut |line| progress.note(line))?;
-    let digest = File::open(&file)
-        .and_then(Digest::of)
-        .map_err(|cause| BuildError::Read { path: file.clone(), cause })?;
+    let digest =
+        File::open(&file).and_then(Digest::of).map_err(|cause| BuildError::Read { path: file.clone(), cause })?;
     let proto = onnx::read(&file).map_err(|cause| BuildError::Onnx { path: file.clone(), cause })?;
     let mut network = Network::new(proto).map_err(|cause| BuildError::Graph { path: file.clone(), cause })?;
 

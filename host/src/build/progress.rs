@@ -1,6 +1,6 @@
 //! What a build says while it works.
 
-/// What a build is busy with, in this order.
+/// What a build is busy with, in this order; of a very large network, parts are loaded and timed in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Fetching the model if need be, and reading it.

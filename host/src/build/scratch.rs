@@ -22,7 +22,7 @@ impl Scratch {
         for entry in fs::read_dir(out).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let process = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
-            if process.is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists()) {
+            if process.is_some_and(is_gone) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
@@ -36,6 +36,12 @@ impl Scratch {
     pub fn path(&self) -> &Path {
         &self.0
     }
+}
+
+/// Whether no process has this id; `false` where that cannot be told.
+fn is_gone(process: u32) -> bool {
+    let proc = Path::new("/proc");
+    proc.join("self").exists() && !proc.join(process.to_string()).exists()
 }
 
 impl Drop for Scratch {
@@ -52,13 +58,9 @@ pub(super) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Loads `slice` as a node would: its weights in place from a file.
-    pub fn load(&self, slice: &Slice) -> Result<Box<dyn Session>, BuildError> {
-        Ok(self.try_load(slice)??)
-    }
-
-    /// [`Bench::load`], what the engine has against the slice apart from a full disk.
-    pub fn try_load(&self, slice: &Slice) -> Result<Result<Box<dyn Session>, EngineError>, BuildError> {
+    /// Loads `slice` as a node would: its weights in place from a file. What the engine has against it is told apart
+    /// from what stands in the way of writing that file.
+    pub fn load(&self, slice: &Slice) -> Result<Result<Box<dyn Session>, EngineError>, BuildError> {
         let weights = self.scratch.path().join(WEIGHTS_LOCATION);
         write_weights(&weights, slice).map_err(|cause| BuildError::write(&weights, slice.weights_len, cause))?;
         let bytes = slice.model.encode_to_vec();

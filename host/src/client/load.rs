@@ -16,7 +16,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// What came of all requests.
 #[derive(Debug, Default)]
-pub(super) struct Load {
+pub struct Load {
     /// Of each request that was answered, from its first attempt to its answer, waits between attempts included.
     pub latencies: Vec<Duration>,
     /// Failed requests by kind.
@@ -30,7 +30,7 @@ pub(super) struct Load {
 
 /// Failures of one kind.
 #[derive(Debug)]
-pub(super) struct Failed {
+pub struct Failed {
     pub count: u64,
     /// The first one's message, as an example.
     pub example: String,
@@ -91,7 +91,7 @@ impl Load {
     }
 
     /// How many requests were not answered.
-    pub(super) fn failed(&self) -> u64 {
+    pub fn failed(&self) -> u64 {
         self.failures.values().map(|f| f.count).sum()
     }
 }

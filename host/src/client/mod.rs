@@ -13,9 +13,12 @@ mod tests;
 mod wire;
 
 pub use args::{InferArgs, UsageError};
+pub use load::{Failed, Load};
+pub use wire::Outputs;
 
 use anyhow::Context;
 use defer_models::Processor;
+use defer_partition::Tensor;
 use endpoint::Endpoint;
 use inputs::Prepared;
 use report::Report;
@@ -51,6 +54,16 @@ async fn measure(args: &InferArgs) -> anyhow::Result<Report> {
         None => Vec::new(),
     };
     Ok(Report::new(args, &prepared, load, processor.as_ref(), &saved))
+}
+
+/// Sends each of `requests` as `args` say, whose own inputs are not looked at, and keeps count.
+///
+/// # Errors
+/// When `args` name no server; what fails afterwards is in the [`Load`].
+pub async fn send(args: &InferArgs, requests: &[Vec<(String, Tensor)>]) -> anyhow::Result<Load> {
+    let endpoint = Arc::new(Endpoint::new(args)?);
+    let encoded = requests.iter().map(|inputs| wire::encode(inputs, args.budget())).collect();
+    Ok(load::run(endpoint, encoded, args).await)
 }
 
 /// The requests to send, and what reads their answers if the model is one of the catalogue.

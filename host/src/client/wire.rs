@@ -8,7 +8,7 @@ use serde_json::json;
 use std::time::Duration;
 
 /// Outputs by name.
-pub(super) type Outputs = Vec<(String, Tensor)>;
+pub type Outputs = Vec<(String, Tensor)>;
 
 /// A request's body, ready to be sent many times.
 #[derive(Clone, Debug)]

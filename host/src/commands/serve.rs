@@ -13,6 +13,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Spare buffer bytes that are kept: what some frames of a large network's activations leave behind.
+const POOL: usize = 128 << 20;
+
 /// Runs a node: takes stages over REST, computes them, and relays frames to the next node.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
@@ -84,8 +87,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         sandbox: Sandbox::new(Limits::default())?,
         engine: Arc::clone(&engine),
         options: Options { threads: threads.max(1) },
-        // Enough for the buffers that a few frames of the largest tensors leave behind.
-        pool: Pool::new(max_tensor.saturating_mul(2)),
+        pool: Pool::new(POOL),
     };
     let config = NodeConfig {
         name: name.clone(),

@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 const WINDOW: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How often overdue requests are looked for.
+/// How often lost requests are looked for.
 const TICK: Duration = Duration::from_millis(500);
 
 /// A generation's links. Dropping it ends them.
@@ -80,7 +80,7 @@ impl Chain {
         let results = spawn_decoder(Arc::clone(ledger), limits.clone(), outputs)?;
         let broken = Arc::new(tokio::sync::Notify::new());
         let tasks = [
-            tokio::spawn(feed_all(feed, to_send, Arc::clone(&links), Arc::clone(&broken))),
+            tokio::spawn(feed_all(feed, to_send, Arc::clone(ledger), Arc::clone(&links), Arc::clone(&broken))),
             tokio::spawn(collect_all(collect, results, name.to_owned(), Arc::clone(&links), Arc::clone(&broken))),
             tokio::spawn(replay(Arc::clone(ledger), frames.clone(), broken)),
         ];
@@ -106,7 +106,14 @@ impl Chain {
     }
 }
 
-async fn feed_all(end: End, mut frames: mpsc::Receiver<Outgoing>, links: Arc<Links>, broken: Arc<tokio::sync::Notify>) {
+async fn feed_all(
+    end: End,
+    mut frames: mpsc::Receiver<Outgoing>,
+    ledger: Arc<Ledger>,
+    links: Arc<Links>,
+    broken: Arc<tokio::sync::Notify>,
+) {
+    let sent = |frame: &Outgoing| ledger.sent(&frame.tag);
     let mut held = None;
     let mut pause = FIRST_PAUSE;
     loop {
@@ -114,7 +121,7 @@ async fn feed_all(end: End, mut frames: mpsc::Receiver<Outgoing>, links: Arc<Lin
             Ok((connection, credit)) => {
                 pause = FIRST_PAUSE;
                 links.feed.store(true, Ordering::Relaxed);
-                let result = send(connection, credit, &mut frames, &mut held, &end.limits.pool, &|_| {}).await;
+                let result = send(connection, credit, &mut frames, &mut held, &end.limits.pool, &sent).await;
                 links.feed.store(false, Ordering::Relaxed);
                 broken.notify_one();
                 match result {
@@ -157,12 +164,12 @@ async fn collect_all(
     }
 }
 
-/// Sends again what a broken link may have lost, and what is overdue.
+/// Sends again what a broken link may have lost, and what the chain lost otherwise.
 async fn replay(ledger: Arc<Ledger>, frames: mpsc::Sender<Outgoing>, broken: Arc<tokio::sync::Notify>) {
     loop {
         let again = tokio::select! {
-            () = broken.notified() => ledger.replay_all(),
-            () = tokio::time::sleep(TICK) => ledger.replay_overdue(),
+            () = broken.notified() => ledger.replay_sent(),
+            () = tokio::time::sleep(TICK) => ledger.replay_lost(),
         };
         if !again.is_empty() {
             tracing::info!(requests = again.len(), "sending pending requests again");

@@ -5,7 +5,7 @@ use crate::node::generation::{Assignment, Hop, Owner, Prepare};
 use crate::pipeline::Pipeline;
 use crate::relay::Codec;
 use anyhow::{Context as _, Result, bail};
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -128,24 +128,23 @@ impl Deployment {
 
     /// Renews the lease on every node, for ever. A node that came back without its stage gets it again.
     pub async fn keep(&self, progress: Arc<dyn Progress>) {
+        join_all(self.stages.iter().map(|stage| self.keep_one(stage, &progress))).await;
+    }
+
+    async fn keep_one(&self, stage: &Placed, progress: &Arc<dyn Progress>) {
         loop {
             tokio::time::sleep(LEASE / 3).await;
-            for stage in &self.stages {
-                let renewed = match self.prepare_one(stage).await {
-                    Ok(()) => Ok(()),
-                    Err(_) => match self.ship(stage, &progress).await {
-                        Ok(()) => self.prepare_one(stage).await,
-                        Err(error) => Err(error),
-                    },
-                };
-                if let Err(error) = renewed {
-                    tracing::warn!(
-                        stage = stage.index,
-                        node = stage.name,
-                        error = format!("{error:#}"),
-                        "cannot renew the lease"
-                    );
+            let mut renewed = self.prepare_one(stage).await;
+            if renewed.is_err() {
+                renewed = async {
+                    self.ship(stage, progress).await?;
+                    self.prepare_one(stage).await
                 }
+                .await;
+            }
+            if let Err(error) = renewed {
+                let error = format!("{error:#}");
+                tracing::warn!(stage = stage.index, node = stage.name, error, "cannot renew the lease");
             }
         }
     }
@@ -164,14 +163,15 @@ impl Deployment {
     }
 
     /// Drops what earlier dispatchers left of this pipeline on these nodes.
-    pub async fn remove_older(&self) -> Result<()> {
+    pub async fn remove_older(&self) {
         for stage in &self.stages {
-            for slot in stage.node.slots().await? {
-                if slot.pipeline == self.pipeline && slot.generation < self.generation {
-                    stage.node.remove(&slot.pipeline, slot.generation).await?;
+            let slots = stage.node.slots().await.unwrap_or_default();
+            for slot in slots.iter().filter(|s| s.pipeline == self.pipeline && s.generation < self.generation) {
+                if let Err(error) = stage.node.remove(&slot.pipeline, slot.generation).await {
+                    let error = format!("{error:#}");
+                    tracing::warn!(node = stage.name, generation = slot.generation, error, "an old generation stays");
                 }
             }
         }
-        Ok(())
     }
 }

@@ -92,7 +92,7 @@ impl Dispatcher {
                 return Err(error);
             }
         };
-        deployment.remove_older().await?;
+        deployment.remove_older().await;
         let keeper = Arc::clone(&deployment);
         let keeper = tokio::spawn(async move { keeper.keep(progress).await });
         let Config { token, api_token, drain, .. } = config;

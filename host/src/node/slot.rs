@@ -63,9 +63,12 @@ pub struct CountersJson {
     encode: crate::telemetry::Summary,
 }
 
+/// A series of [`CountersJson`] by the name that Prometheus knows it by.
+type Series = (&'static str, fn(&CountersJson) -> f64);
+
 impl CountersJson {
-    /// What Prometheus is told, by name.
-    pub const SERIES: [(&str, fn(&Self) -> f64); 8] = [
+    /// What Prometheus is told.
+    pub const SERIES: [Series; 8] = [
         ("frames_received", |c| c.frames_received as f64),
         ("frames_sent", |c| c.frames_sent as f64),
         ("requests_failed", |c| c.requests_failed as f64),

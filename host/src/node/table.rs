@@ -72,7 +72,7 @@ struct Noted {
 pub struct Node {
     config: NodeConfig,
     context: Context,
-    store: Store,
+    store: Arc<Store>,
     loader: Loader,
     notes: PathBuf,
     generations: RwLock<BTreeMap<(String, u64), Arc<Generation>>>,
@@ -85,7 +85,7 @@ pub struct Node {
 impl Node {
     /// Opens the state directory.
     pub fn open(config: NodeConfig, loader: Loader) -> Result<Self, StoreError> {
-        let store = Store::open(&config.state_dir, config.store_limit)?;
+        let store = Arc::new(Store::open(&config.state_dir, config.store_limit)?);
         let notes = config.state_dir.join("generations");
         fs::create_dir_all(&notes).map_err(|source| StoreError::Open { path: notes.clone(), source })?;
         let limits = Limits { max_tensor: config.max_tensor, max_parts: 0, pool: loader.pool.clone() };
@@ -112,7 +112,7 @@ impl Node {
         &self.loader
     }
 
-    pub fn store(&self) -> &Store {
+    pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
@@ -162,6 +162,7 @@ impl Node {
         let noted = Noted { pipeline: pipeline.to_owned(), generation: number, prepare };
         let generation = self.start(&noted).await?;
         self.note(&noted)?;
+        self.evict();
         Ok(generation)
     }
 
@@ -215,7 +216,9 @@ impl Node {
         let loaded = match loads.get(&digest).and_then(Weak::upgrade) {
             Some(loaded) => loaded,
             None => {
-                let path = self.store.find(&digest).ok_or(PrepareError::Missing(digest))?;
+                let store = Arc::clone(&self.store);
+                let found = tokio::task::spawn_blocking(move || store.find(&digest)).await.ok().flatten();
+                let path = found.ok_or(PrepareError::Missing(digest))?;
                 self.check_memory(index, &path, &loads)?;
                 let loader = self.loader.clone();
                 let loaded = tokio::task::spawn_blocking(move || loader.load(digest, &path))

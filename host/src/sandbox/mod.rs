@@ -70,7 +70,7 @@ pub enum SandboxError {
 /// Why one call gave no tensors. The stage itself lives on.
 #[derive(Debug, Error)]
 pub enum RunError {
-    #[error("{0}")]
+    #[error("the stage got {0}; were all stages built from one model?")]
     Inputs(String),
     #[error("the component trapped: {0}")]
     Trap(String),
@@ -291,7 +291,7 @@ fn root_cause(error: &wasmtime::Error) -> String {
     error.chain().last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// Whether `tensors` are exactly those of `wanted`, whatever their order.
+/// Whether `tensors` are exactly those of `wanted`, whatever their order; if not, what is wrong.
 fn check(wanted: &[TensorInfo], tensors: &[Named]) -> Result<(), String> {
     for info in wanted {
         let mut matching = tensors.iter().filter(|(name, _)| *name == info.name);
@@ -302,7 +302,7 @@ fn check(wanted: &[TensorInfo], tensors: &[Named]) -> Result<(), String> {
             return Err(format!("tensor \"{}\" twice", info.name));
         }
         if tensor.dtype != info.dtype || !info.admits(&tensor.shape) {
-            return Err(format!("{}{:?} where {info} is expected", tensor.dtype, tensor.shape));
+            return Err(format!("{}{:?} instead of {info}", tensor.dtype, tensor.shape));
         }
     }
     match tensors.iter().find(|(name, _)| wanted.iter().all(|info| info.name != *name)) {

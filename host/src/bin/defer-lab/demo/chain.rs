@@ -1,0 +1,97 @@
+//! The demo's processes: nodes, and the dispatcher before them.
+
+use super::folder::Folder;
+use super::step::Step;
+use crate::cluster::{
+    DISPATCHER_PORTS, DISPATCHER_UP, NODE_PORTS, NODE_UP, NodeOptions, Process, spawn_dispatcher, spawn_node,
+};
+use anyhow::{Result, bail};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How often a process that starts is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Dropping it stops all, the dispatcher first.
+pub struct Chain {
+    dispatcher: Option<Process>,
+    nodes: Vec<Process>,
+}
+
+impl Chain {
+    /// Starts `count` nodes, all at once, with `threads` threads each.
+    pub async fn start(binary: &Path, folder: &Folder, count: usize, threads: usize) -> Result<Self> {
+        let step = Step::bar("starting nodes", count as u64);
+        let mut chain = Self { dispatcher: None, nodes: Vec::with_capacity(count) };
+        for index in 0..count {
+            let name = format!("node-{index}");
+            let state_dir = folder.path().join(&name);
+            let extra_args = vec!["--threads".into(), threads.to_string().into()];
+            chain.nodes.push(spawn_node(binary, &NodeOptions { name, state_dir, extra_args })?);
+        }
+        for node in &mut chain.nodes {
+            listening(node, &NODE_PORTS, NODE_UP).await?;
+            step.inc();
+        }
+        step.done(&format!("{count} nodes started, {threads} thread{} each", if threads == 1 { "" } else { "s" }));
+        Ok(chain)
+    }
+
+    /// Starts the dispatcher, which ships the stages of the pipeline in `stages` to the nodes.
+    pub async fn deploy(&mut self, binary: &Path, stages: &Path) -> Result<()> {
+        let step = Step::spinner("shipping the stages");
+        let nodes: Vec<&Process> = self.nodes.iter().collect();
+        let none: [&str; 0] = [];
+        let dispatcher = self.dispatcher.insert(spawn_dispatcher(binary, stages, &nodes, &none)?);
+        let deployed = listening(dispatcher, &DISPATCHER_PORTS, DISPATCHER_UP).await;
+        if let Err(error) = deployed {
+            bail!("{error:#}{}", self.last_words());
+        }
+        step.done(&format!("stages shipped, loaded and warmed up; inference at {}", self.inference_url()));
+        Ok(())
+    }
+
+    /// Where requests go. There is one once the pipeline is deployed.
+    pub fn inference_url(&self) -> &str {
+        self.dispatcher.as_ref().expect("the pipeline is deployed").address("inference")
+    }
+
+    /// The nodes' REST ports, in the order of their stages.
+    pub fn node_urls(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.address("rest").to_owned()).collect()
+    }
+
+    /// Which processes have ended, and what they wrote last, as the end of an error message.
+    pub fn last_words(&mut self) -> String {
+        let ended = self.dispatcher.iter_mut().chain(&mut self.nodes).filter_map(|process| {
+            let status = process.status()?;
+            Some(format!("\n{} has ended ({status}){}", process.describe(), process.last_words()))
+        });
+        ended.collect()
+    }
+}
+
+impl Drop for Chain {
+    fn drop(&mut self) {
+        // It frees the nodes while they are there.
+        if let Some(mut dispatcher) = self.dispatcher.take() {
+            dispatcher.terminate();
+        }
+        self.nodes.iter_mut().for_each(Process::ask_to_stop);
+        for node in &mut self.nodes {
+            node.terminate();
+        }
+    }
+}
+
+/// As [`Process::wait_listening`], for an async thread, which a signal can break off.
+async fn listening(process: &mut Process, ports: &[&str], limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !process.is_listening(ports)? {
+        if Instant::now() >= deadline {
+            return process.wait_listening(ports, Duration::ZERO);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}

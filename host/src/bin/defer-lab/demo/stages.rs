@@ -1,0 +1,58 @@
+//! Cuts the network, by `defer-host build-stages` in a process of its own.
+
+use super::read_pipeline;
+use super::subject::Subject;
+use anyhow::{Context as _, Result, bail};
+use defer_host::pipeline::Pipeline;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How often the process is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Killed when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Writes `count` stages of `subject` to `folder`; its progress bars appear on this process's stderr.
+pub async fn build(
+    binary: &Path,
+    subject: &Subject,
+    count: usize,
+    dims: &[(String, usize)],
+    folder: &Path,
+) -> Result<Pipeline> {
+    let started = Instant::now();
+    let mut command = Command::new(binary);
+    command.args(["build-stages", "--model", &subject.argument, "--stages", &count.to_string(), "--out"]).arg(folder);
+    for (name, size) in dims {
+        command.arg("--dim").arg(format!("{name}={size}"));
+    }
+    // Its table is left out: what it expects of the stages is no news beside what is measured soon.
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
+    let mut child = Running(child);
+    let status = loop {
+        match child.0.try_wait()? {
+            Some(status) => break status,
+            None => tokio::time::sleep(POLL).await,
+        }
+    };
+    if !status.success() {
+        bail!("build-stages failed ({status}), see above; fewer stages: --nodes N");
+    }
+    let pipeline = read_pipeline(folder)?;
+    eprintln!(
+        "{count} stages cut; the slowest is expected to take {:.1} ms ({:.1} s)",
+        pipeline.plan.bottleneck_ms,
+        started.elapsed().as_secs_f64()
+    );
+    Ok(pipeline)
+}

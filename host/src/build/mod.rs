@@ -1,0 +1,241 @@
+//! From a model file to stages on disk: read, fold, learn what crosses cuts, time, plan, slice, pack.
+//!
+//! Everything that is measured is measured on the engine that will run the stages, with the network's own activations.
+
+mod args;
+mod bars;
+mod dependent;
+mod diagnose;
+mod error;
+mod inputs;
+mod prepare;
+mod profile;
+mod progress;
+mod report;
+mod scratch;
+mod shapes;
+mod write;
+
+pub use args::{BuildArgs, BuildOptions};
+pub use bars::Bars;
+pub use error::BuildError;
+pub use inputs::random as random_inputs;
+pub use prepare::fold_constants;
+pub use progress::{Phase, Progress};
+
+use crate::artifact::{self, Manifest};
+use crate::client::UsageError;
+use crate::engine::{self, Engine, Model, Options, Session};
+use crate::pipeline::{self, ModelRef, Pipeline, PlanRef, StageRef};
+use anyhow::Context;
+use defer_partition::cut::{Stage, crossings};
+use defer_partition::plan::{self, PlanError};
+use defer_partition::{Atoms, Network, Partition, TensorInfo, slice};
+use prepare::Prepared;
+use profile::Pieces;
+use scratch::{Bench, Scratch};
+use shapes::Trace;
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The guest component, the same for every stage.
+pub const GUEST: &[u8] = include_bytes!(env!("STAGE_GUEST_WASM"));
+
+/// A pipeline on disk.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// Folder that holds it.
+    pub folder: PathBuf,
+    pub pipeline: Pipeline,
+    /// Fusion groups of each stage.
+    pub groups: Vec<usize>,
+    /// Bytes that left each stage when the network was profiled.
+    pub leaving_bytes: Vec<u64>,
+}
+
+/// Does what the `build-stages` command was asked: progress on stderr, a table or one JSON document on stdout.
+///
+/// # Errors
+/// [`UsageError`] where [`BuildError::is_usage`], for exit status 2; anything else for exit status 1.
+pub fn run(args: BuildArgs) -> anyhow::Result<()> {
+    let bars = Bars::default();
+    let build = || {
+        let engine = engine::open(args.engine, args.ort_lib.clone())?;
+        build(&BuildOptions::from(&args), engine.as_ref(), &bars)
+    };
+    let built = build().map_err(|error| match error.is_usage() {
+        true => anyhow::Error::from(UsageError(error.to_string())),
+        false => error.into(),
+    })?;
+    bars.clear();
+    let text = if args.json { built.json() } else { built.table() };
+    // Not `print!`, which panics where the reader of a pipe has gone.
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the report")
+}
+
+/// The uncut network, as it is in its file, nothing folded: what the chain of stages is compared with.
+pub fn load_whole(path: &Path, engine: &dyn Engine, options: Options) -> Result<Box<dyn Session>, BuildError> {
+    let bytes = std::fs::read(path).map_err(|cause| BuildError::Read { path: path.to_owned(), cause })?;
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    Ok(engine.load(Model { bytes: &bytes, weights_folder: Some(folder) }, options)?)
+}
+
+/// Cuts a network into stages and writes them; the folder's earlier pipeline is replaced once all are written.
+pub fn build(options: &BuildOptions, engine: &dyn Engine, progress: &dyn Progress) -> Result<Built, BuildError> {
+    let stages = options.count()?;
+    let session = Options { threads: options.threads.max(1) };
+    let prepared = prepare::prepare(options, engine, session, progress)?;
+    let network = &prepared.network;
+
+    let mut atoms = Atoms::new(network);
+    let mut cuts = None;
+    if !options.cuts.is_empty() {
+        let (split, partition, warnings) = Partition::at_tensors(network, &atoms, &options.cuts)?;
+        warnings.iter().for_each(|warning| progress.warning(&warning.to_string()));
+        atoms = split;
+        cuts = Some(ends(&partition));
+    }
+    match atoms.atoms.len() {
+        _ if stages == 0 => return Err(PlanError::NoStages.into()),
+        groups if stages > groups => return Err(PlanError::TooManyStages { stages, atoms: groups }.into()),
+        _ => {}
+    }
+    let request = inputs::real(network.inputs(), prepared.entry, &options.dims)?;
+
+    let folder = options.out.clone().unwrap_or_else(|| Path::new("dist").join(&prepared.name));
+    let scratch = Scratch::new(&folder)?;
+    let bench = Bench { engine, options: session, scratch: &scratch };
+    let crossing: BTreeSet<&str> = crossings(network, &atoms).into_iter().flatten().collect();
+    let mut trace = shapes::trace(&bench, network, &crossing, request, progress)?;
+    if let Some(cuts) = &cuts {
+        check_cuts(network, &atoms, &trace, cuts, &options.cuts)?;
+    }
+    let pieces = profile::profile(&bench, network, &atoms, &mut trace, progress)?;
+    let (cuts, figures) = choose(&pieces, cuts, stages)?;
+    let partition = Partition::new(network, &atoms, &cuts)?;
+
+    let pipeline = pack(&prepared, &partition, &trace, &figures, &scratch, progress)?;
+    write::publish(&scratch, &folder, &pipeline)?;
+    let bytes = |name: &&str| trace.tensors.get(*name).map_or(0, |tensor| tensor.data.len() as u64);
+    Ok(Built {
+        folder,
+        pipeline,
+        groups: partition.stages.iter().map(|stage| stage.atoms.len()).collect(),
+        leaving_bytes: partition.stages.iter().map(|stage| stage.leaving().iter().map(bytes).sum()).collect(),
+    })
+}
+
+/// The last fusion group of each stage but the last.
+fn ends(partition: &Partition) -> Vec<usize> {
+    let (_, stages) = partition.stages.split_last().expect("a partition has a stage");
+    stages.iter().map(|stage| stage.atoms.end - 1).collect()
+}
+
+/// Refuses a cut that something crosses which cannot be carried.
+fn check_cuts(
+    network: &Network,
+    atoms: &Atoms,
+    trace: &Trace,
+    cuts: &[usize],
+    tensors: &[String],
+) -> Result<(), BuildError> {
+    let obstacles = profile::obstacles(network, atoms, trace);
+    for (&cut, tensor) in cuts.iter().zip(tensors) {
+        if let Some(crossing) = obstacles[cut] {
+            let cause = trace.stuck.get(crossing).cloned().unwrap_or_default();
+            return Err(BuildError::Stuck { tensor: tensor.clone(), crossing: crossing.to_owned(), cause });
+        }
+    }
+    Ok(())
+}
+
+/// What the plan expects.
+struct Figures {
+    stages_ms: Vec<f64>,
+    plan: PlanRef,
+}
+
+/// The cuts, after fusion groups: those given, else the best ones.
+fn choose(pieces: &Pieces, given: Option<Vec<usize>>, stages: usize) -> Result<(Vec<usize>, Figures), BuildError> {
+    let best = plan::min_max(&pieces.times_ms, &pieces.bytes, stages)?;
+    let cuts = given.unwrap_or_else(|| best.boundaries.iter().map(|&at| pieces.boundaries[at]).collect());
+    let mut stages_ms = vec![0.0; stages];
+    for (piece, ms) in pieces.times_ms.iter().enumerate() {
+        // A piece ends at its boundary; the last one ends after every cut.
+        let end = pieces.boundaries.get(piece).copied().unwrap_or(usize::MAX);
+        stages_ms[cuts.partition_point(|&cut| cut < end)] += ms;
+    }
+    let bottleneck_ms = stages_ms.iter().copied().fold(0.0, f64::max);
+    let plan = PlanRef { bottleneck_ms, lower_bound_ms: best.lower_bound_ms.min(bottleneck_ms) };
+    Ok((cuts, Figures { stages_ms, plan }))
+}
+
+/// Writes the artifacts into `scratch`, and says what the pipeline is.
+fn pack(
+    prepared: &Prepared,
+    partition: &Partition,
+    trace: &Trace,
+    figures: &Figures,
+    scratch: &Scratch,
+    progress: &dyn Progress,
+) -> Result<Pipeline, BuildError> {
+    let network = &prepared.network;
+    progress.phase(Phase::Writing, partition.stages.len());
+    let mut stages = Vec::with_capacity(partition.stages.len());
+    for (stage, &predicted_ms) in partition.stages.iter().zip(&figures.stages_ms) {
+        let slice = slice::slice(network, stage, &|tensor| profile::describe(network, trace, tensor))?;
+        let manifest = manifest(prepared, stage, partition.stages.len(), trace)?;
+        let Manifest { inputs, outputs, forwards, .. } = manifest.clone();
+        let digest = write::stage(scratch, manifest, &slice)?;
+        stages.push(StageRef {
+            index: stage.index,
+            file: write::file_name(stage.index),
+            digest,
+            inputs,
+            outputs,
+            forwards,
+            weights_bytes: slice.weights_len,
+            predicted_ms,
+            replicas: None,
+            nodes: None,
+            codec: None,
+        });
+        progress.step();
+    }
+    Ok(Pipeline {
+        format: pipeline::FORMAT,
+        name: prepared.name.clone(),
+        model: ModelRef { digest: prepared.digest.to_string(), file: prepared.file.display().to_string() },
+        inputs: network.inputs().iter().map(|input| input.info()).collect(),
+        outputs: infos(network.outputs(), trace, partition.stages.len() - 1)?,
+        stages,
+        plan: figures.plan,
+    })
+}
+
+fn manifest(prepared: &Prepared, stage: &Stage, count: usize, trace: &Trace) -> Result<Manifest, BuildError> {
+    let shape = |name: &String| trace.tensors.get(name).map(|tensor| tensor.shape.clone()).unwrap_or_default();
+    Ok(Manifest {
+        format: artifact::FORMAT,
+        pipeline: prepared.name.clone(),
+        index: stage.index,
+        count,
+        inputs: infos(&stage.inputs, trace, stage.index)?,
+        outputs: infos(&stage.outputs, trace, stage.index)?,
+        forwards: infos(&stage.forwards, trace, stage.index)?,
+        model_digest: prepared.digest.to_string(),
+        warm_up: stage.inputs.iter().map(shape).collect(),
+        graph_bytes: 0,
+        weights_bytes: 0,
+    })
+}
+
+/// What the runs have shown of `names`.
+fn infos(names: &[String], trace: &Trace, stage: usize) -> Result<Vec<TensorInfo>, BuildError> {
+    let info = |name: &String| {
+        let undescribed = || slice::SliceError::Undescribed { tensor: name.clone(), stage };
+        Ok(trace.infos.get(name).cloned().ok_or_else(undescribed)?)
+    };
+    names.iter().map(info).collect()
+}
