@@ -154,7 +154,7 @@ async fn collect_all(
                 let result = receive(connection, &name, WINDOW, &mut deliver).await;
                 links.collect.store(false, Ordering::Relaxed);
                 broken.notify_one();
-                result.err().unwrap_or(LinkError::Truncated)
+                result.err().unwrap_or(LinkError::Closed)
             }
             Err(error) => error,
         };

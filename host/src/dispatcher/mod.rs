@@ -132,6 +132,7 @@ impl Dispatcher {
         stopped.cancel();
         // Connections that are kept alive would hold the servers for ever.
         let _ = tokio::time::timeout(Duration::from_secs(1), async { (api.await, admin.await) }).await;
+        self.service.close();
         self.deployment.remove().await;
         Ok(())
     }

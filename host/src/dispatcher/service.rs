@@ -90,6 +90,11 @@ impl Service {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
+    /// Closes the links.
+    pub fn close(&self) {
+        *self.chain.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Bytes that a request may have: every input as large as the nodes take, and room for its header.
     pub fn max_body_bytes(&self) -> usize {
         self.max_tensor.saturating_mul(self.metadata.inputs.len().max(1)).saturating_add(1 << 20)

@@ -80,9 +80,13 @@ impl Engine for OnnxRuntime {
     }
 
     fn version(&self) -> String {
-        // The build description begins: ORT Build Info: git-branch=…, …; the API names no shorter form of its version.
-        let info = ort::info();
-        info.split(',').next().unwrap_or(info).trim_start_matches("ORT Build Info: ").to_owned()
+        // The API names no version, only the branch and commit it was built from; files and folders of releases do.
+        let real = self.library.canonicalize().unwrap_or_else(|_| self.library.clone());
+        let path = real.to_string_lossy();
+        let is_version =
+            |part: &&str| part.split('.').count() == 3 && part.split('.').all(|n| n.parse::<u32>().is_ok());
+        let named = path.split('/').map(|part| part.trim_start_matches("libonnxruntime.so."));
+        named.filter(is_version).last().map_or_else(|| ort::info().to_owned(), ToOwned::to_owned)
     }
 
     fn load(&self, model: Model<'_>, options: Options) -> Result<Box<dyn Session>, EngineError> {

@@ -45,12 +45,13 @@ async fn converse(node: &Node, stream: TcpStream) -> Result<(), String> {
     let limits = context.limits.clone();
     let (mut connection, hello) =
         accept(stream, &context.node, &context.token, limits.clone()).await.map_err(|error| error.to_string())?;
-    let found = find(node, &hello);
-    let (generation, stage) = match found {
+    let (generation, stage) = match find(node, &hello) {
         Ok(found) => found,
         Err(cause) => {
+            // No news: the node before may well be ready earlier than this one.
+            tracing::debug!(peer = hello.name, cause, "refused a relay connection");
             refuse(&mut connection.writer, &context.node, &cause).await;
-            return Err(format!("refused {}: {cause}", hello.name));
+            return Ok(());
         }
     };
     let Some(slot) = generation.slots.get(&stage) else { return Ok(()) };

@@ -122,7 +122,7 @@ pub async fn dial(
             Some(Frame::Credit(frames)) => Ok((challenge.name, frames)),
             Some(Frame::Error(_, failure)) => Err(refused(challenge.name, failure)),
             Some(_) => Err(LinkError::Order("different", "credit")),
-            None => Err(LinkError::Truncated),
+            None => Err(LinkError::Closed),
         }
     };
     let (peer, credit) = timeout(DEADLINE, exchange).await.map_err(|_| LinkError::Timeout(DEADLINE.as_secs()))??;
@@ -183,7 +183,7 @@ async fn next_hello(reader: &mut FrameReader) -> Result<Vec<u8>, LinkError> {
         Some(Frame::Hello(json)) => Ok(json),
         Some(Frame::Error(_, failure)) => Err(refused(failure.node.clone(), failure)),
         Some(_) => Err(LinkError::Order("different", "hello")),
-        None => Err(LinkError::Truncated),
+        None => Err(LinkError::Closed),
     }
 }
 

@@ -43,6 +43,8 @@ pub enum LinkError {
     Io(#[from] io::Error),
     #[error("the connection ended inside a frame")]
     Truncated,
+    #[error("the peer closed the connection")]
+    Closed,
     #[error("{peer} refused the connection: {cause}")]
     Refused { peer: String, cause: String },
     #[error("{peer} does not know the token; give both ends the same --token-file")]

@@ -109,7 +109,7 @@ pub async fn send(
             listener.abort();
             result
         }
-        None => Err(listener.await.map_or(LinkError::Truncated, |error| error)),
+        None => Err(listener.await.map_or(LinkError::Closed, |error| error)),
     }
 }
 
@@ -156,7 +156,7 @@ async fn take_credit(mut reader: FrameReader, allowed: Arc<Semaphore>, dead: Can
                 return LinkError::Refused { peer: failure.node, cause: failure.cause.join(": ") };
             }
             Ok(Some(Frame::Data(..) | Frame::Hello(_))) => return LinkError::Order("data", "credit"),
-            Ok(None) => return LinkError::Truncated,
+            Ok(None) => return LinkError::Closed,
             Err(error) => return error,
         }
     }
