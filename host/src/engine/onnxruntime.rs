@@ -85,8 +85,8 @@ impl Engine for OnnxRuntime {
         let path = real.to_string_lossy();
         let is_version =
             |part: &&str| part.split('.').count() == 3 && part.split('.').all(|n| n.parse::<u32>().is_ok());
-        let named = path.split('/').map(|part| part.trim_start_matches("libonnxruntime.so."));
-        named.filter(is_version).last().map_or_else(|| ort::info().to_owned(), ToOwned::to_owned)
+        let mut named = path.split('/').map(|part| part.trim_start_matches("libonnxruntime.so."));
+        named.rfind(is_version).map_or_else(|| ort::info().to_owned(), ToOwned::to_owned)
     }
 
     fn load(&self, model: Model<'_>, options: Options) -> Result<Box<dyn Session>, EngineError> {

@@ -151,11 +151,8 @@ impl Node {
         if self.is_draining() {
             return Err(PrepareError::Draining);
         }
-        self.claim(pipeline, &prepare)?;
-        if let Some(generation) = self.generation(pipeline, number) {
-            if generation.prepare.stages != prepare.stages || generation.prepare.dispatcher != prepare.dispatcher {
-                return Err(PrepareError::Exists { pipeline: pipeline.to_owned(), generation: number });
-            }
+        Self::claim(&self.generations(), pipeline, &prepare)?;
+        if let Some(generation) = Self::same(self.generation(pipeline, number).as_ref(), pipeline, number, &prepare)? {
             generation.renew(prepare.lease_ms);
             return Ok(generation);
         }
@@ -167,9 +164,12 @@ impl Node {
     }
 
     /// Refuses a dispatcher while another one, whose lease still runs, has the pipeline.
-    fn claim(&self, pipeline: &str, prepare: &Prepare) -> Result<(), PrepareError> {
-        let others = self.generations();
-        let owner = others.iter().find(|generation| {
+    fn claim<'a>(
+        others: impl IntoIterator<Item = &'a Arc<Generation>>,
+        pipeline: &str,
+        prepare: &Prepare,
+    ) -> Result<(), PrepareError> {
+        let owner = others.into_iter().find(|generation| {
             generation.pipeline == pipeline
                 && generation.prepare.dispatcher.incarnation != prepare.dispatcher.incarnation
                 && generation.is_leased()
@@ -180,6 +180,21 @@ impl Node {
                 owner: generation.prepare.dispatcher.name.clone(),
             }),
             None => Ok(()),
+        }
+    }
+
+    /// The generation `number`, if it is here with the same stages and owner; an error if it is here with others.
+    fn same(
+        found: Option<&Arc<Generation>>,
+        pipeline: &str,
+        number: u64,
+        prepare: &Prepare,
+    ) -> Result<Option<Arc<Generation>>, PrepareError> {
+        match found {
+            Some(found) if found.prepare.stages != prepare.stages || found.prepare.dispatcher != prepare.dispatcher => {
+                Err(PrepareError::Exists { pipeline: pipeline.to_owned(), generation: number })
+            }
+            found => Ok(found.cloned()),
         }
     }
 
@@ -194,10 +209,13 @@ impl Node {
         let generation = Arc::new(generation);
         let key = (pipeline.clone(), *number);
         let mut generations = self.generations.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(same) = generations.get(&key) {
-            // Two equal requests at once: the first one's stands.
+        // While this one loaded, another dispatcher may have come first, or the same order come twice.
+        let before = Self::claim(generations.values(), pipeline, prepare)
+            .and_then(|()| Self::same(generations.get(&key), pipeline, *number, prepare))
+            .inspect_err(|_| generation.end())?;
+        if let Some(same) = before {
             generation.end();
-            return Ok(Arc::clone(same));
+            return Ok(same);
         }
         generations.insert(key, Arc::clone(&generation));
         tracing::info!(pipeline, generation = number, stages = prepare.stages.len(), "generation prepared");

@@ -9,9 +9,13 @@ use super::link::{Connection, Frame, FrameReader, FrameWriter, LinkError};
 use crate::buffer::Pool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+/// Time to tell a peer why its connection ends.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Tensors to send.
 #[derive(Debug)]
@@ -175,7 +179,7 @@ pub async fn receive(
     let (back, mut replies) = mpsc::unbounded_channel();
     let outstanding = Arc::new(AtomicU32::new(0));
     let name = node.to_owned();
-    let replier = tokio::spawn(async move {
+    let mut replier = tokio::spawn(async move {
         while let Some(reply) = replies.recv().await {
             let mut credit = 0;
             let mut next = Some(reply);
@@ -204,18 +208,16 @@ pub async fn receive(
             break Err(LinkError::Order("data", "patience: more were sent than credit was given,"));
         }
         let credit = Credit { outstanding: Arc::clone(&outstanding), back: back.clone() };
-        let deadline =
-            (tag.budget_us > 0).then(|| Instant::now() + std::time::Duration::from_micros(tag.budget_us.min(1 << 50)));
+        let deadline = (tag.budget_us > 0).then(|| Instant::now() + Duration::from_micros(tag.budget_us.min(1 << 50)));
         if let Err(cause) = deliver(Incoming { tag, deadline, content, credit }) {
             break Err(LinkError::Refused { peer: node.to_owned(), cause });
         }
     };
     if let Err(error) = &result {
         let _ = back.send(Reply::Refuse(error.to_string()));
-        drop(back);
-        let _ = replier.await;
-    } else {
-        replier.abort();
+        // A peer that does not listen is not waited for.
+        let _ = timeout(FAREWELL, &mut replier).await;
     }
+    replier.abort();
     result
 }

@@ -1,6 +1,7 @@
 //! `defer-lab demo`: a network, cut into stages, run by a chain of node processes, and compared with itself uncut.
 
 mod chain;
+mod compare;
 mod folder;
 mod report;
 mod stages;
@@ -77,8 +78,7 @@ pub async fn run(args: DemoArgs) -> Result<()> {
     let (repeat, total) = (args.repeat, u64::from(args.repeat) * requests.len() as u64);
     let step = Step::bar("running the uncut network", total);
     let bar = step.handle();
-    let whole =
-        tokio::task::spawn_blocking(move || whole::run(&file, &requests, repeat, cores, &bar, &stop)).await??;
+    let whole = tokio::task::spawn_blocking(move || whole::run(&file, &requests, repeat, cores, &bar, &stop)).await??;
     step.done(&format!("the uncut network computed {total} requests"));
 
     let report = Report::new(&subject, &pipeline, &stages, load, &whole, UNDER_WAY.min(args.nodes + AHEAD), cores)?;

@@ -76,5 +76,9 @@ pub async fn collect(urls: &[String], pipeline: &str) -> Result<Vec<StageStats>>
 
 async fn get<T: DeserializeOwned>(client: &Client, url: &str) -> Result<T> {
     let response = client.get(url).send().await.and_then(reqwest::Response::error_for_status);
-    response.with_context(|| format!("no answer from {url}"))?.json().await.with_context(|| format!("{url} is not as expected"))
+    response
+        .with_context(|| format!("no answer from {url}"))?
+        .json()
+        .await
+        .with_context(|| format!("{url} is not as expected"))
 }

@@ -5,7 +5,7 @@ use super::usage;
 use anyhow::{Context as _, Result};
 use defer_host::build::random_inputs;
 use defer_host::engine::Named;
-use defer_models::{Entry, Model, Origin, Processor, Source, resolve, samples};
+use defer_models::{Entry, Model, Origin, Processor, Source, Task, resolve, samples};
 use defer_partition::{Network, dims, onnx};
 use std::path::{Path, PathBuf};
 
@@ -38,6 +38,11 @@ pub struct Request {
 }
 
 impl Subject {
+    /// Whether its answers are what is printed in pictures.
+    pub fn reads_text(&self) -> bool {
+        self.entry.is_some_and(|entry| entry.task == Task::TextRecognition)
+    }
+
     pub fn inputs(&self) -> Vec<Vec<Named>> {
         self.requests.iter().map(|request| request.inputs.clone()).collect()
     }
@@ -107,7 +112,8 @@ fn made_up(file: &Path, dims: &[(String, usize)]) -> Result<Vec<Request>> {
     (1..=MADE_UP)
         .map(|seed| {
             let inputs = random_inputs(network.inputs(), &shapes, seed);
-            let inputs = inputs.ok_or_else(|| usage("the inputs are larger than memory; give smaller sizes with --dim"))?;
+            let inputs =
+                inputs.ok_or_else(|| usage("the inputs are larger than memory; give smaller sizes with --dim"))?;
             Ok(Request { label: format!("random {seed}"), printed: None, inputs })
         })
         .collect()
