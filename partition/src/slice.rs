@@ -7,7 +7,7 @@ use crate::onnx::proto::{
     tensor_proto::{DataLocation, DataType},
     tensor_shape_proto::{Dimension, dimension},
 };
-use crate::tensor::TensorInfo;
+use crate::tensor::{DType, TensorInfo};
 use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap};
 
@@ -157,7 +157,9 @@ fn with_constants(network: &Network, mut graph: GraphProto, reads: &BTreeSet<&st
 fn is_inline(tensor: &TensorProto) -> bool {
     let len = tensor.raw_data().len();
     let integers = matches!(DataType::try_from(tensor.data_type()), Ok(DataType::Int64 | DataType::Int32));
-    len < INLINE_BELOW || (integers && tensor.dims.len() <= 1 && len <= INLINE_INTEGERS)
+    // Types that no frame carries (FLOAT8, INT4, complex) have no size that a reader of the section could check.
+    let unsized_type = DType::from_onnx(tensor.data_type()).is_none();
+    unsized_type || len < INLINE_BELOW || (integers && tensor.dims.len() <= 1 && len <= INLINE_INTEGERS)
 }
 
 /// The weights section as it fills.

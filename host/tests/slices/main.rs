@@ -1,4 +1,5 @@
 //! Slices in a row compute what the whole network computes, on the real engine.
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 mod catalogue;
 mod models;

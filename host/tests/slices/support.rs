@@ -76,18 +76,17 @@ pub fn difference(got: &[Named], want: &[Named]) -> f64 {
 /// One stage, with the names of what it computes from and of what it hands on.
 pub type Link = (Box<dyn Session>, BTreeSet<String>, BTreeSet<String>);
 
+/// What is under way between two stages.
+pub type Tensors = HashMap<String, Tensor>;
+
 /// Hands tensors from stage to stage: each gets what entered the chain or left the stage before, and nothing else.
 /// `check` sees what enters and what leaves each.
-pub fn chain(
-    stages: &mut [Link],
-    inputs: &[Named],
-    check: &dyn Fn(usize, &HashMap<String, Tensor>, &HashMap<String, Tensor>),
-) -> Vec<Named> {
-    let mut entering: HashMap<String, Tensor> = inputs.iter().cloned().collect();
+pub fn chain(stages: &mut [Link], inputs: &[Named], check: &dyn Fn(usize, &Tensors, &Tensors)) -> Vec<Named> {
+    let mut entering: Tensors = inputs.iter().cloned().collect();
     for (index, (session, reads, forwards)) in stages.iter_mut().enumerate() {
         let named = |name: &String| (name.clone(), entering[name].clone());
         let given: Vec<Named> = reads.iter().map(named).collect();
-        let mut leaving: HashMap<String, Tensor> = forwards.iter().map(named).collect();
+        let mut leaving: Tensors = forwards.iter().map(named).collect();
         leaving.extend(run(session.as_mut(), &given));
         check(index, &entering, &leaving);
         entering = leaving;
@@ -132,7 +131,7 @@ impl Chain {
 
     /// Runs the chain; every tensor must be what the manifests say.
     pub fn run(&mut self, inputs: &[Named]) -> Vec<Named> {
-        let fits = |infos: Vec<&TensorInfo>, tensors: &HashMap<String, Tensor>| {
+        let fits = |infos: Vec<&TensorInfo>, tensors: &Tensors| {
             for info in infos {
                 let tensor = &tensors[&info.name];
                 assert!(info.dtype == tensor.dtype && info.admits(&tensor.shape), "{info} {:?}", tensor.shape);
