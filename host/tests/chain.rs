@@ -1,15 +1,15 @@
 //! A chain of processes answers what the whole network computes, whatever is cut where.
+#![allow(clippy::unwrap_used)] // tests, and functions that only tests call
 
 mod support;
 
 use defer_host::engine::Named;
 use defer_models::{Answer, Processor, samples};
 use serde_json::json;
-use std::path::Path;
 use std::thread;
-use support::chain::{Chain, Node};
+use support::chain::{Chain, Node, spawn_dispatcher};
 use support::networks::{Staged, assert_same, cut, ladder, stage, tour};
-use support::{folder, http};
+use support::{folder, http, run, stderr};
 
 /// Some requests through a running chain, against the uncut file in this process.
 fn check(chain: &Chain, staged: &Staged, seeds: std::ops::Range<u64>) {
@@ -35,10 +35,11 @@ fn every_kind_of_tensor_crosses_every_kind_of_cut() {
         let staged = stage(name, &tour(), stages, cuts);
         assert_eq!(staged.pipeline.stages.len(), stages.max(cuts.len() + 1), "{name}");
         if name == "tour-late" {
-            for stage in &staged.pipeline.stages[1..4] {
-                let forwards: Vec<&str> = stage.forwards.iter().map(|info| info.name.as_str()).collect();
-                assert!(forwards.contains(&"sum") && forwards.contains(&"early"), "stage {}: {forwards:?}", stage.index);
-            }
+            let forwards =
+                |index: usize, name: &str| staged.pipeline.stages[index].forwards.iter().any(|info| info.name == name);
+            assert!((1..4).all(|index| forwards(index, "sum")), "{:?}", staged.pipeline);
+            assert!((2..4).all(|index| forwards(index, "early")), "{:?}", staged.pipeline);
+            assert!((0..3).all(|index| forwards(index, "late")), "{:?}", staged.pipeline);
         }
         for codec in ["raw", "lz4"] {
             let chain = Chain::start_with(&format!("{name}-{codec}"), &staged, &[], &["--codec", codec]);
@@ -88,10 +89,10 @@ fn concurrent_requests_get_their_own_answers() {
     let wanted = staged.whole_all(&requests.iter().map(Vec::as_slice).collect::<Vec<_>>());
     thread::scope(|scope| {
         for (request, want) in requests.iter().zip(&wanted) {
-            let chain = &chain;
+            let door = &chain.door;
             scope.spawn(move || {
                 for _ in 0..4 {
-                    let got = chain.infer(request).expect("an answer");
+                    let got = door.infer(request).expect("an answer");
                     assert_same(&got, want, "one of many");
                 }
             });
@@ -99,6 +100,34 @@ fn concurrent_requests_get_their_own_answers() {
     });
     let counters = chain.admin()["counters"].clone();
     assert_eq!((&counters["accepted"], &counters["answered"]), (&json!(128), &json!(128)), "{counters}");
+}
+
+#[test]
+fn two_pipelines_on_the_same_nodes_do_not_meet() {
+    let (one, other) = (stage("one", &ladder(4), 2, &[]), stage("other", &tour(), 2, &[]));
+    let chain = Chain::start("shared", &one);
+    let nodes: Vec<&Node> = chain.nodes.iter().collect();
+    let mut second = spawn_dispatcher(&other, &nodes, &[]);
+    second.wait_listening(&["inference"], support::PATIENCE).unwrap();
+    let url = second.address("inference").to_owned();
+    thread::scope(|scope| {
+        for seed in 0..4 {
+            let (one, other, door, url) = (&one, &other, &chain.door, &url);
+            scope.spawn(move || {
+                let inputs = one.inputs(seed, 3);
+                assert_same(&door.infer(&inputs).unwrap(), &one.whole(&inputs), "one");
+            });
+            scope.spawn(move || {
+                let inputs = other.inputs(seed, 0);
+                assert_same(&http::infer(url, "other", &inputs).unwrap(), &other.whole(&inputs), "other");
+            });
+        }
+    });
+    assert!(second.terminate().is_some_and(|status| status.success()));
+    check(&chain, &one, 7..9);
+    for node in &chain.nodes {
+        assert_eq!(node.stages().len(), 1, "only the other pipeline's stages are gone from {}", node.name);
+    }
 }
 
 #[test]
@@ -138,12 +167,32 @@ fn the_trained_network_reads_in_four_stages_what_is_printed() {
     }
     assert!(widths.windows(2).all(|pair| pair[0] != pair[1]), "the samples should differ in width: {widths:?}");
     // A width that no stage was profiled or warmed up with.
-    let inputs = support::networks::random_inputs(&staged.pipeline.inputs, 5, 0);
-    let mut shape = inputs[0].1.shape.clone();
-    (shape[0], shape[2], shape[3]) = (1, 48, 416);
+    let shape = vec![1, 3, 48, 416];
     let values: Vec<f32> = (0..shape.iter().product()).map(|at: usize| (at as f32 * 0.37).sin()).collect();
     let odd = vec![("x".to_owned(), defer_partition::Tensor::from_f32(shape, &values).unwrap())];
     assert_same(&chain.infer(&odd).unwrap(), &staged.whole(&odd), "width 416");
+    // As a person asks: with files, and without.
+    let folder = folder("ocr-rec-pictures");
+    let mut args = vec!["infer".to_owned(), "--url".into(), chain.url().into(), "--model".into(), "ocr-rec".into()];
+    args.push("--json".into());
+    let without: Vec<String> = args.clone();
+    for sample in samples() {
+        let path = folder.join(format!("{}.png", sample.name));
+        std::fs::write(&path, sample.png).unwrap();
+        args.extend(["--input".to_owned(), path.display().to_string()]);
+    }
+    for args in [args, without] {
+        let output = run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+        let texts: Vec<&str> = report["answers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|answer| answer["answer"]["text"].as_str().unwrap())
+            .collect();
+        assert_eq!(texts, samples().iter().map(|sample| sample.text).collect::<Vec<_>>());
+    }
 }
 
 #[test]
@@ -154,7 +203,12 @@ fn resnet50_in_four_stages_answers_as_the_whole() {
     for (name, inputs) in entry.sample_inputs().unwrap() {
         assert_same(&chain.infer(&inputs).unwrap(), &staged.whole(&inputs), &name);
     }
-    assert!(Path::new(&staged.file).is_file());
+    // Two pictures in one request: a batch that no stage was warmed up with.
+    let mut samples = entry.sample_inputs().unwrap().into_iter().map(|(_, inputs)| inputs);
+    let (mut both, second) = (samples.next().unwrap(), samples.next().unwrap());
+    both[0].1.shape[0] = 2;
+    both[0].1.data.extend(&second[0].1.data);
+    assert_same(&chain.infer(&both).unwrap(), &staged.whole(&both), "two pictures");
     let metadata = http::Request::get(format!("{}/v2/models/resnet50", chain.url())).send().json();
-    assert_eq!(metadata["inputs"], json!([{"name": "input", "datatype": "FP32", "shape": [1, 3, 224, 224]}]));
+    assert_eq!(metadata["inputs"], json!([{"name": "input", "datatype": "FP32", "shape": [-1, 3, 224, 224]}]));
 }

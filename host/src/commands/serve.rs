@@ -88,6 +88,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         engine: Arc::clone(&engine),
         options: Options { threads: threads.max(1) },
         pool: Pool::new(POOL),
+        max_tensor,
     };
     let config = NodeConfig {
         name: name.clone(),

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// How long a node keeps a generation that nobody uses, or a pipeline for a dispatcher it does not hear of.
 const LEASE: Duration = Duration::from_secs(15);
@@ -90,18 +91,36 @@ pub async fn place(
 impl Deployment {
     /// Ships what is missing and prepares every stage. Where one node cannot, the others drop theirs again.
     pub async fn prepare(&self, progress: &Arc<dyn Progress>) -> Result<()> {
-        let all = self.stages.iter().map(|stage| async move {
-            let context = || format!("stage {} on node \"{}\"", stage.index, stage.name);
-            self.ship(stage, progress).await.with_context(context)?;
-            self.prepare_one(stage).await.with_context(context)?;
-            progress.prepared(stage.index, &stage.name);
-            anyhow::Ok(())
+        let failed = CancellationToken::new();
+        let all = self.stages.iter().map(|stage| async {
+            let result = self.ship_and_prepare(stage, progress, &failed).await;
+            if result.is_err() {
+                failed.cancel();
+            }
+            result.with_context(|| format!("stage {} on node \"{}\"", stage.index, stage.name))
         });
-        let result = try_join_all(all).await;
-        if result.is_err() {
+        let result = join_all(all).await.into_iter().collect();
+        if failed.is_cancelled() {
             self.remove().await;
         }
-        result.map(drop)
+        result
+    }
+
+    /// Where another stage has failed, an upload is broken off. A node that loads is waited for: what it has not
+    /// finished it could not be told to drop, and would then keep for a lease.
+    async fn ship_and_prepare(
+        &self,
+        stage: &Placed,
+        progress: &Arc<dyn Progress>,
+        failed: &CancellationToken,
+    ) -> Result<()> {
+        match failed.run_until_cancelled(self.ship(stage, progress)).await {
+            Some(shipped) => shipped?,
+            None => return Ok(()),
+        }
+        self.prepare_one(stage).await?;
+        progress.prepared(stage.index, &stage.name);
+        Ok(())
     }
 
     async fn ship(&self, stage: &Placed, progress: &Arc<dyn Progress>) -> Result<()> {

@@ -1,9 +1,10 @@
 //! A stage in memory: compiled, its session loaded, warmed up. Generations that use the same artifact share it.
 
-use crate::artifact::{Artifact, ArtifactError, Digest};
+use crate::artifact::{Artifact, ArtifactError, Digest, Manifest};
 use crate::buffer::Pool;
 use crate::engine::{self, Engine, Model, Options, Session};
 use crate::sandbox::{Instance, Program, RunError, Sandbox, SandboxError};
+use defer_partition::byte_len;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -18,6 +19,8 @@ pub enum LoadError {
     Sandbox(#[from] SandboxError),
     #[error("the slice's {what} are {got:?}, its manifest says {want:?}")]
     Mismatch { what: &'static str, got: BTreeSet<String>, want: BTreeSet<String> },
+    #[error("its warm-up takes a tensor \"{input}\" of {bytes} bytes, {limit} is the limit (serve --max-tensor-mb)")]
+    TooLarge { input: String, bytes: usize, limit: usize },
     #[error("the stage failed its warm-up: {0}")]
     WarmUp(#[source] RunError),
 }
@@ -29,6 +32,8 @@ pub struct Loader {
     pub engine: Arc<dyn Engine>,
     pub options: Options,
     pub pool: Pool,
+    /// Bytes of one tensor: what a manifest asks for in a warm-up is as untrusted as what a frame declares.
+    pub max_tensor: usize,
 }
 
 /// A loaded stage.
@@ -49,6 +54,7 @@ impl Loader {
     pub fn load(&self, digest: Digest, path: &Path) -> Result<Loaded, LoadError> {
         let started = Instant::now();
         let artifact = Artifact::open(path)?;
+        self.check_warm_up(&artifact.manifest)?;
         let program = self.sandbox.compile(&artifact)?;
         let graph = artifact.model()?;
         let model = Model { bytes: &graph, weights_folder: artifact.path().parent() };
@@ -77,6 +83,16 @@ impl Loader {
         loaded.warm_up()?;
         loaded.load_time = started.elapsed();
         Ok(loaded)
+    }
+
+    fn check_warm_up(&self, manifest: &Manifest) -> Result<(), LoadError> {
+        for (input, shape) in manifest.inputs.iter().zip(&manifest.warm_up) {
+            let bytes = byte_len(input.dtype, shape).unwrap_or(usize::MAX);
+            if bytes > self.max_tensor {
+                return Err(LoadError::TooLarge { input: input.name.clone(), bytes, limit: self.max_tensor });
+            }
+        }
+        Ok(())
     }
 }
 

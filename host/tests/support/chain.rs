@@ -1,6 +1,6 @@
 //! Nodes and a dispatcher as processes of their own.
 
-use super::cluster::{Process, wait_for_dispatcher};
+use super::cluster::Process;
 use super::http::{self, Refusal, Reply, Request};
 use super::networks::Staged;
 use super::{BINARY, folder, poll};
@@ -100,11 +100,29 @@ pub fn spawn_dispatcher(staged: &Staged, nodes: &[&Node], extra: &[&str]) -> Pro
     Process::spawn(Path::new(BINARY), &args, &[]).expect("the program starts")
 }
 
+/// Where a chain is asked; threads may share it.
+#[derive(Clone, Debug)]
+pub struct Door {
+    pub url: String,
+    pub model: String,
+}
+
+impl Door {
+    pub fn infer(&self, inputs: &[Named]) -> Result<Vec<Named>, Refusal> {
+        http::infer(&self.url, &self.model, inputs)
+    }
+
+    /// With parameters of the request; `None` where nobody listens.
+    pub fn try_infer(&self, inputs: &[Named], parameters: &Value) -> Option<Result<Vec<Named>, Refusal>> {
+        http::try_infer(&self.url, &self.model, inputs, parameters)
+    }
+}
+
 /// A pipeline on running nodes behind a dispatcher.
 pub struct Chain {
     pub dispatcher: Process,
     pub nodes: Vec<Node>,
-    pub model: String,
+    pub door: Door,
 }
 
 impl Chain {
@@ -123,22 +141,23 @@ impl Chain {
     /// Starts a dispatcher over running nodes.
     pub fn over(nodes: Vec<Node>, staged: &Staged, dispatch: &[&str]) -> Self {
         let mut dispatcher = spawn_dispatcher(staged, &nodes.iter().collect::<Vec<_>>(), dispatch);
-        wait_for_dispatcher(&mut dispatcher).expect("the dispatcher comes up");
-        Self { dispatcher, nodes, model: staged.name().to_owned() }
+        dispatcher.wait_listening(&["inference", "admin"], UP).expect("the dispatcher comes up");
+        let door = Door { url: dispatcher.address("inference").to_owned(), model: staged.name().to_owned() };
+        Self { dispatcher, nodes, door }
     }
 
     /// URL of the inference port.
     pub fn url(&self) -> &str {
-        self.dispatcher.address("inference")
+        &self.door.url
     }
 
     pub fn infer(&self, inputs: &[Named]) -> Result<Vec<Named>, Refusal> {
-        http::infer(self.url(), &self.model, inputs)
+        self.door.infer(inputs)
     }
 
     /// The answer, which may need patience: a chain that was hurt mends by itself, and says 503 until then.
     pub fn infer_in_time(&self, inputs: &[Named]) -> Vec<Named> {
-        poll("an answer of the chain", || match http::try_infer(self.url(), &self.model, inputs, &json!({})) {
+        poll("an answer of the chain", || match self.door.try_infer(inputs, &json!({})) {
             Some(Ok(outputs)) => Some(outputs),
             Some(Err(refusal)) if refusal.status == 503 => None,
             other => panic!("neither an answer nor \"come again\": {other:?}"),

@@ -33,8 +33,7 @@ impl ByHand {
     pub fn start(name: &str, staged: &Staged, serve: &[&str]) -> Self {
         let folder = folder(&format!("by-hand-{name}"));
         let count = staged.pipeline.stages.len();
-        let nodes: Vec<Node> =
-            (0..count).map(|index| Node::start(&folder, &format!("n{index}"), serve)).collect();
+        let nodes: Vec<Node> = (0..count).map(|index| Node::start(&folder, &format!("n{index}"), serve)).collect();
         for (index, stage) in staged.pipeline.stages.iter().enumerate() {
             let digest = stage.digest.to_string();
             let reply = nodes[index].upload(&digest, staged.artifact(index));

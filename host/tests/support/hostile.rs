@@ -11,7 +11,7 @@ use defer_partition::slice::{self, Slice};
 use defer_partition::testing::op;
 use defer_partition::{DType, Network, TensorInfo};
 
-/// What an artifact of one stage, `y = tanh(x + w)`, is made of.
+/// What an artifact of one stage, `y = tanh(x · w)`, is made of.
 #[derive(Clone)]
 pub struct Parts {
     pub guest: Vec<u8>,
@@ -24,7 +24,7 @@ impl Parts {
     pub fn good(name: &str) -> Self {
         let network = super::networks::ladder(1);
         let network = Network::new(network).expect("a good network");
-        let tensor = |name: &str| TensorInfo { name: name.into(), dtype: DType::Fp32, shape: vec![-1, 300] };
+        let tensor = |name: &str| TensorInfo { name: name.into(), dtype: DType::Fp32, shape: vec![-1, 64] };
         let manifest = Manifest {
             format: FORMAT,
             pipeline: name.to_owned(),
@@ -34,7 +34,7 @@ impl Parts {
             outputs: vec![tensor("y")],
             forwards: Vec::new(),
             model_digest: "0".repeat(64),
-            warm_up: vec![vec![2, 300]],
+            warm_up: vec![vec![2, 64]],
             graph_bytes: 0,
             weights_bytes: 0,
         };
@@ -96,10 +96,8 @@ fn attribute(name: &str, r#type: AttributeType) -> AttributeProto {
 /// A `Constant` whose value lies elsewhere.
 pub fn constant_from(location: &str) -> NodeProto {
     let mut node = op("Constant", &[], &["stolen"]);
-    node.attribute.push(AttributeProto {
-        t: Some(external_tensor(location)),
-        ..attribute("value", AttributeType::Tensor)
-    });
+    node.attribute
+        .push(AttributeProto { t: Some(external_tensor(location)), ..attribute("value", AttributeType::Tensor) });
     node
 }
 

@@ -130,12 +130,7 @@ pub fn binary_body(inputs: &[Named], parameters: &Value) -> (usize, Vec<u8>) {
 }
 
 /// One inference with binary tensors; `None` where the server is not there.
-pub fn try_infer(
-    url: &str,
-    model: &str,
-    inputs: &[Named],
-    parameters: &Value,
-) -> Option<Result<Vec<Named>, Refusal>> {
+pub fn try_infer(url: &str, model: &str, inputs: &[Named], parameters: &Value) -> Option<Result<Vec<Named>, Refusal>> {
     let (header, body) = binary_body(inputs, parameters);
     let request = Request::new(Method::POST, format!("{url}/v2/models/{model}/infer"))
         .header("inference-header-content-length", header.to_string())

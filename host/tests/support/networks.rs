@@ -157,9 +157,11 @@ pub fn model(
     }
 }
 
-pub fn floats(name: &str, shape: &[usize], seed: u64) -> TensorProto {
+/// Random weights of a product over the first dimension, scaled so that results stay about as large as what comes in.
+fn weights(name: &str, shape: &[usize], seed: u64) -> TensorProto {
     let mut random = Random::new(seed);
-    let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.unit()).collect();
+    let scale = (3.0 / shape[0] as f32).sqrt();
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.unit() * scale).collect();
     tensor_of(name, Tensor::from_f32(shape.to_vec(), &values).expect("as many values as the shape needs"))
 }
 
@@ -202,25 +204,25 @@ pub fn tour() -> ModelProto {
         value("nothing", DType::Fp32, &[0, 4]),
         value("mean", DType::Fp32, &[]),
     ];
-    model(nodes, inputs, outputs, vec![floats("w", &[3, 3], 1)])
+    model(nodes, inputs, outputs, vec![weights("w", &[3, 3], 1)])
 }
 
-/// `x` FP32 [n,300] through `layers` of Add (weights of 1200 bytes each, outside the graph) and Tanh to `y`; the tensors
+/// `x` FP32 [n,64] through `layers` of MatMul (weights of 16 KiB each, outside the graph) and Tanh to `y`; the tensors
 /// between are called `t1`, `t2`, ….
 pub fn ladder(layers: usize) -> ModelProto {
     let mut nodes = Vec::new();
-    let mut weights = Vec::new();
+    let mut constants = Vec::new();
     let mut from = "x".to_owned();
     for layer in 1..=layers {
-        let (w, sum) = (format!("w{layer}"), format!("s{layer}"));
+        let (w, product) = (format!("w{layer}"), format!("p{layer}"));
         let to = if layer == layers { "y".to_owned() } else { format!("t{layer}") };
-        weights.push(floats(&w, &[300], layer as u64));
-        nodes.push(op("Add", &[&from, &w], &[&sum]));
-        nodes.push(op("Tanh", &[&sum], &[&to]));
+        constants.push(weights(&w, &[64, 64], layer as u64));
+        nodes.push(op("MatMul", &[&from, &w], &[&product]));
+        nodes.push(op("Tanh", &[&product], &[&to]));
         from = to;
     }
-    let row = |name: &str| value(name, DType::Fp32, &[-1, 300]);
-    model(nodes, vec![row("x")], vec![row("y")], weights)
+    let row = |name: &str| value(name, DType::Fp32, &[-1, 64]);
+    model(nodes, vec![row("x")], vec![row("y")], constants)
 }
 
 /// `x` FP32 [512,512] through `layers` products to `y`: takes a while, and weighs 1 MiB.
@@ -235,5 +237,5 @@ pub fn slow(layers: usize) -> ModelProto {
         from = to;
     }
     let square = |name: &str| value(name, DType::Fp32, &[512, 512]);
-    model(nodes, vec![square("x")], vec![square("y")], vec![floats("w", &[512, 512], 7)])
+    model(nodes, vec![square("x")], vec![square("y")], vec![weights("w", &[512, 512], 7)])
 }

@@ -1,0 +1,11 @@
+//! The commands as a person meets them: what they print, how they end, and what a node or dispatcher outlives.
+#![allow(clippy::unwrap_used)] // tests, and functions that only tests call
+
+mod life;
+mod limits;
+mod reports;
+mod store;
+#[path = "../support/mod.rs"]
+mod support;
+mod tokens;
+mod words;

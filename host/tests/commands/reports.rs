@@ -1,0 +1,62 @@
+//! What nodes and dispatchers tell of themselves.
+
+use crate::support::chain::Chain;
+use crate::support::http::Request;
+use crate::support::networks::{ladder, stage};
+use std::collections::BTreeMap;
+
+/// The samples of Prometheus' text format, by name and labels.
+fn samples(url: &str) -> BTreeMap<String, f64> {
+    let reply = Request::get(format!("{url}/metrics")).send();
+    assert!(reply.headers["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    let text = String::from_utf8(reply.body).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let sample = |line: &str| {
+        let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line}"));
+        (name.to_owned(), value.parse().unwrap_or_else(|_| panic!("no number: {line}")))
+    };
+    lines.map(sample).collect()
+}
+
+#[test]
+fn figures_count_what_went_through() {
+    let staged = stage("counted", &ladder(4), 2, &[]);
+    let chain = Chain::start("counted", &staged);
+    for seed in 0..5 {
+        chain.infer(&staged.inputs(seed, 2)).unwrap();
+    }
+    for (index, node) in chain.nodes.iter().enumerate() {
+        let slot = node.stages().remove(0);
+        let counters = &slot["counters"];
+        for (counter, want) in [("frames_received", 5), ("frames_sent", 5), ("requests_failed", 0)] {
+            assert_eq!(counters[counter], want, "{counter} of {}", node.name);
+        }
+        // FP32 [2,64] in and out, five times, nothing compressed.
+        assert_eq!((&counters["bytes_in"], &counters["bytes_out"]), (&2560.into(), &2560.into()));
+        for series in ["decode", "compute", "sandbox", "encode"] {
+            assert_eq!(counters[series]["count"], 5, "{series}");
+        }
+        assert_eq!((&slot["pipeline"], &slot["index"]), (&"counted".into(), &index.into()));
+        assert_eq!((&slot["state"], &slot["engine"]), (&"active".into(), &"onnxruntime".into()));
+        assert_eq!(slot["digest"], staged.pipeline.stages[index].digest.to_string());
+
+        let samples = samples(node.url());
+        let labels = format!("{{pipeline=\"counted\",stage=\"{index}\",generation=\"1\"}}");
+        assert_eq!(samples[&format!("defer_stage_frames_received_total{labels}")], 5.0);
+        assert!(samples["defer_resident_memory_bytes"] > 1e6);
+
+        let described = node.get("/v1/node").json();
+        assert_eq!((&described["name"], &described["protocol"]), (&node.name.as_str().into(), &1.into()));
+        assert_eq!(described["relay"], node.relay());
+        assert_eq!(described["engines"][0]["name"], "onnxruntime");
+        assert_eq!(node.get("/readyz").status.as_u16(), 200);
+    }
+    let samples = samples(chain.dispatcher.address("admin"));
+    assert_eq!((samples["defer_requests_answered_total"], samples["defer_requests_pending"]), (5.0, 0.0));
+    let admin = chain.admin();
+    assert_eq!((&admin["name"], &admin["up"]), (&"counted".into(), &true.into()));
+    let placed = admin["generations"][0]["stages"].as_array().unwrap();
+    for (stage, node) in placed.iter().zip(&chain.nodes) {
+        assert_eq!((&stage["node"], &stage["relay"]), (&node.name.as_str().into(), &node.relay().into()));
+    }
+}
