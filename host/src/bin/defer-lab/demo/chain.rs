@@ -61,21 +61,35 @@ impl Chain {
         self.nodes.iter().map(|node| node.address("rest").to_owned()).collect()
     }
 
+    /// Waits until one of the processes ends.
+    pub async fn end_of_any(&mut self) {
+        while self.processes().all(|process| process.status().is_none()) {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Which processes have ended, and what they wrote last, as the end of an error message.
     pub fn last_words(&mut self) -> String {
-        let ended = self.dispatcher.iter_mut().chain(&mut self.nodes).filter_map(|process| {
+        let ended = self.processes().filter_map(|process| {
             let status = process.status()?;
             Some(format!("\n{} has ended ({status}){}", process.describe(), process.last_words()))
         });
         ended.collect()
     }
+
+    fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
+        self.dispatcher.iter_mut().chain(&mut self.nodes)
+    }
 }
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        // It frees the nodes while they are there.
-        if let Some(mut dispatcher) = self.dispatcher.take() {
-            dispatcher.terminate();
+        let whole = self.nodes.iter_mut().all(|node| node.status().is_none());
+        match self.dispatcher.take() {
+            // It frees the nodes while they are there.
+            Some(mut dispatcher) if whole => drop(dispatcher.terminate()),
+            // It would wait for answers that cannot come; dropped, it is killed.
+            _ => {}
         }
         self.nodes.iter_mut().for_each(Process::ask_to_stop);
         for node in &mut self.nodes {

@@ -104,7 +104,11 @@ async fn send(args: &DemoArgs, subject: &Subject, chain: &mut Chain) -> Result<L
     };
     // Its bar comes from the client itself.
     let step = Step::quiet();
-    let load = client::send(&infer, &inputs).await?;
+    let load = tokio::select! {
+        load = client::send(&infer, &inputs) => load?,
+        // Requests would wait for it until their time is over.
+        () = chain.end_of_any() => bail!("the chain broke{}", chain.last_words()),
+    };
     if let Some((kind, failed)) = load.failures.first_key_value() {
         let (count, example) = (load.failed(), &failed.example);
         bail!("{count} of {requests} requests failed, the first ones by {kind}: {example}{}", chain.last_words());

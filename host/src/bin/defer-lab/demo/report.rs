@@ -242,9 +242,10 @@ impl Report<'_> {
         let slowest = self.stages.iter().map(|stats| stats.stage.counters.compute.median_us / 1e3).fold(0.0, f64::max);
         writeln!(
             f,
-            "all of it ran on this machine's {cores}, which the whole network had to itself and the chain's processes \
-             shared:\nno speed-up is to be expected here. On machines of their own the slowest stage ({slowest:.1} ms \
-             here) sets the chain's pace."
+            "all of it ran on this machine's {cores}: first the chain's processes, sharing them, then the whole \
+             network.\nThe two rates are no measure of what more machines give (and beside other programs, more \
+             processes get more of\na machine); on machines of their own the slowest stage, {slowest:.1} ms here, sets \
+             the chain's pace."
         )
     }
 }

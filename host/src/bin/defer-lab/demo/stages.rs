@@ -1,7 +1,7 @@
 //! Cuts the network, by `defer-host build-stages` in a process of its own.
 
-use super::read_pipeline;
 use super::subject::Subject;
+use super::{read_pipeline, usage};
 use anyhow::{Context as _, Result, bail};
 use defer_host::pipeline::Pipeline;
 use std::path::Path;
@@ -45,8 +45,10 @@ pub async fn build(
             None => tokio::time::sleep(POLL).await,
         }
     };
-    if !status.success() {
-        bail!("build-stages failed ({status}), see above; fewer stages: --nodes N");
+    match status.code() {
+        Some(0) => {}
+        Some(2) => return Err(usage("build-stages refused this, see above")),
+        _ => bail!("build-stages failed ({status}), see above"),
     }
     let pipeline = read_pipeline(folder)?;
     eprintln!(
