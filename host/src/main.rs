@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use defer_host::client::{self, UsageError};
 use defer_host::{build, commands, telemetry};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Runs one neural network over many small computers.
 #[derive(Parser)]
@@ -31,16 +32,18 @@ enum Command {
     Inspect(commands::InspectArgs),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// How long work that cannot be broken off, such as loading a stage, may go on after the command is done.
+const LEAVE: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
     let cli = Cli::parse();
     telemetry::init_logs();
     let result = match cli.command {
-        Command::BuildStages(args) => tokio::task::block_in_place(|| build::run(args)),
-        Command::Serve(args) => commands::serve(args).await,
-        Command::Dispatch(args) => commands::dispatch(args).await,
-        Command::Infer(args) => client::run(args).await,
+        Command::BuildStages(args) => build::run(args),
         Command::Inspect(args) => commands::inspect(&args),
+        Command::Serve(args) => run(commands::serve(args)),
+        Command::Dispatch(args) => run(commands::dispatch(args)),
+        Command::Infer(args) => run(client::run(args)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -49,4 +52,11 @@ async fn main() -> ExitCode {
             ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
         }
     }
+}
+
+fn run(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let result = runtime.block_on(command);
+    runtime.shutdown_timeout(LEAVE);
+    result
 }

@@ -30,6 +30,7 @@ pub(super) fn relocate(graph: Bytes, file: &str, weights: Range<u64>) -> Result<
     // Only top-level initializers are ever external in what the builder writes; anywhere else it is an attempt to read files.
     refuse_in_nodes(top)?;
     for function in &model.functions {
+        function.attribute_proto.iter().try_for_each(refuse_in_attribute)?;
         for node in &function.node {
             node.attribute.iter().try_for_each(refuse_in_attribute)?;
         }

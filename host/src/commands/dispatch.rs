@@ -47,6 +47,9 @@ pub struct DispatchArgs {
     /// Seconds after which a request fails, where its client sets no limit
     #[arg(long, default_value_t = 60, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     request_timeout: u64,
+    /// Seconds without any answer after which pending requests are sent through the chain again
+    #[arg(long, default_value_t = 5, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    replay_after: u64,
     /// Seconds to answer what is pending when it is told to stop
     #[arg(long, default_value_t = 10, value_name = "S")]
     drain_timeout: u64,
@@ -97,15 +100,11 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
         codec,
         queue: usize::from(args.queue),
         request_timeout: Duration::from_secs(args.request_timeout),
+        replay_after: Duration::from_secs(args.replay_after),
         drain: Duration::from_secs(args.drain_timeout),
     };
     let bars = Arc::new(Bars::new(pipeline.stages.len()));
-    let deploy = Dispatcher::deploy(config, Arc::clone(&bars) as Arc<dyn Progress>);
-    let dispatcher = tokio::select! {
-        result = deploy => result?,
-        // What was prepared so far expires on the nodes with its lease.
-        () = shutdown.cancelled() => anyhow::bail!("interrupted while deploying"),
-    };
+    let dispatcher = Dispatcher::deploy(config, Arc::clone(&bars) as Arc<dyn Progress>, &shutdown).await?;
     bars.finish();
     for stage in &dispatcher.deployment().stages {
         tracing::info!(stage = stage.index, node = stage.name, url = %stage.node.url, "stage ready");

@@ -4,7 +4,7 @@ use super::deploy::Deployment;
 use super::ledger::Ledger;
 use crate::relay::codec;
 use crate::relay::hello::dial;
-use crate::relay::traffic::{Incoming, Outgoing, receive, send};
+use crate::relay::traffic::{Incoming, Origin, Outgoing, receive, send};
 use crate::relay::{Connection, Hello, Limits, LinkError, Role, Token};
 use std::io;
 use std::sync::Arc;
@@ -12,10 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Results that may wait here to be decoded.
 const WINDOW: u32 = 4;
+const CONNECT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often lost requests are looked for.
@@ -36,18 +38,20 @@ struct Links {
 }
 
 /// What a link needs to be dialed, again and again.
-#[derive(Clone)]
 struct End {
     relay: String,
-    hello: Hello,
+    hello: Box<dyn Fn() -> Hello + Send + Sync>,
     token: Token,
     limits: Limits,
 }
 
 impl End {
     async fn connect(&self) -> Result<(Connection, u32), LinkError> {
-        let stream = TcpStream::connect(&self.relay).await?;
-        dial(stream, &self.hello, &self.token, self.limits.clone()).await
+        let stream = timeout(CONNECT, TcpStream::connect(&self.relay))
+            .await
+            .map_err(|_| LinkError::Timeout(CONNECT.as_secs()))??;
+        // A hello of its own for each connection: one nonce is good for one handshake.
+        dial(stream, &(self.hello)(), &self.token, self.limits.clone()).await
     }
 }
 
@@ -68,7 +72,9 @@ impl Chain {
         let end = |role, stage: usize, max_parts| {
             let placed = &deployment.stages[stage];
             let Deployment { pipeline, generation, owner, .. } = deployment;
-            let hello = Hello::new(name, role, pipeline, *generation, owner.incarnation, stage);
+            let (name, pipeline) = (name.to_owned(), pipeline.clone());
+            let (generation, incarnation) = (*generation, owner.incarnation);
+            let hello = Box::new(move || Hello::new(&name, role, &pipeline, generation, incarnation, stage));
             let limits = Limits { max_parts, ..limits.clone() };
             End { relay: placed.relay.clone(), hello, token: token.clone(), limits }
         };
@@ -81,7 +87,13 @@ impl Chain {
         let broken = Arc::new(tokio::sync::Notify::new());
         let tasks = [
             tokio::spawn(feed_all(feed, to_send, Arc::clone(ledger), Arc::clone(&links), Arc::clone(&broken))),
-            tokio::spawn(collect_all(collect, results, name.to_owned(), Arc::clone(&links), Arc::clone(&broken))),
+            tokio::spawn(collect_all(
+                collect,
+                results,
+                Origin { node: name.to_owned(), stage: usize::MAX },
+                Arc::clone(&links),
+                Arc::clone(&broken),
+            )),
             tokio::spawn(replay(Arc::clone(ledger), frames.clone(), broken)),
         ];
         Ok(Self { frames, links, _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect() })
@@ -113,6 +125,7 @@ async fn feed_all(
     links: Arc<Links>,
     broken: Arc<tokio::sync::Notify>,
 ) {
+    let origin = Origin { node: "dispatcher".to_owned(), stage: usize::MAX };
     let sent = |frame: &Outgoing| ledger.sent(&frame.tag);
     let mut held = None;
     let mut pause = FIRST_PAUSE;
@@ -121,7 +134,7 @@ async fn feed_all(
             Ok((connection, credit)) => {
                 pause = FIRST_PAUSE;
                 links.feed.store(true, Ordering::Relaxed);
-                let result = send(connection, credit, &mut frames, &mut held, &end.limits.pool, &sent).await;
+                let result = send(connection, credit, &origin, &mut frames, &mut held, &end.limits.pool, &sent).await;
                 links.feed.store(false, Ordering::Relaxed);
                 broken.notify_one();
                 match result {
@@ -140,7 +153,7 @@ async fn feed_all(
 async fn collect_all(
     end: End,
     results: mpsc::UnboundedSender<Incoming>,
-    name: String,
+    origin: Origin,
     links: Arc<Links>,
     broken: Arc<tokio::sync::Notify>,
 ) {
@@ -151,7 +164,7 @@ async fn collect_all(
                 pause = FIRST_PAUSE;
                 links.collect.store(true, Ordering::Relaxed);
                 let mut deliver = |incoming| results.send(incoming).map_err(|_| "the dispatcher stops".to_owned());
-                let result = receive(connection, &name, WINDOW, &mut deliver).await;
+                let result = receive(connection, &origin, WINDOW, &mut deliver).await;
                 links.collect.store(false, Ordering::Relaxed);
                 broken.notify_one();
                 result.err().unwrap_or(LinkError::Closed)

@@ -13,7 +13,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// How long a node keeps a generation that nobody uses, or a pipeline for a dispatcher it does not hear of.
-const LEASE: Duration = Duration::from_secs(15);
+pub const LEASE: Duration = Duration::from_secs(15);
+
+/// How long an older generation may finish what is in it.
+const DRAIN_OLD: Duration = Duration::from_secs(10);
 
 /// One stage on its node.
 #[derive(Clone, Debug)]
@@ -168,17 +171,18 @@ impl Deployment {
         }
     }
 
-    /// Drops this generation from all its nodes, as far as they answer.
+    /// Drops this generation from all its nodes, as far as they answer and it is ours there. What is in it is lost: its
+    /// links are closed by then.
     pub async fn remove(&self) {
-        for stage in &self.stages {
-            if let Err(error) = stage.node.remove(&self.pipeline, self.generation).await {
-                tracing::debug!(
-                    stage = stage.index,
-                    error = format!("{error:#}"),
-                    "a generation was not there to drop"
-                );
+        let owner = Some(self.owner.incarnation);
+        let all = self.stages.iter().map(|stage| async move {
+            let removed = stage.node.remove(&self.pipeline, self.generation, owner, Duration::ZERO).await;
+            if let Err(error) = removed {
+                let error = format!("{error:#}");
+                tracing::debug!(stage = stage.index, error, "a generation was not there to drop");
             }
-        }
+        });
+        join_all(all).await;
     }
 
     /// Drops what earlier dispatchers left of this pipeline on these nodes.
@@ -186,7 +190,7 @@ impl Deployment {
         for stage in &self.stages {
             let slots = stage.node.slots().await.unwrap_or_default();
             for slot in slots.iter().filter(|s| s.pipeline == self.pipeline && s.generation < self.generation) {
-                if let Err(error) = stage.node.remove(&slot.pipeline, slot.generation).await {
+                if let Err(error) = stage.node.remove(&slot.pipeline, slot.generation, None, DRAIN_OLD).await {
                     let error = format!("{error:#}");
                     tracing::warn!(node = stage.name, generation = slot.generation, error, "an old generation stays");
                 }

@@ -1,7 +1,8 @@
 //! The requests that were accepted and not answered yet, with what is needed to send each again.
 //!
-//! Nodes keep no delivery state: a result counts only if incarnation, generation, seq and attempt are those of a pending
-//! entry here. Anything else is an echo of an attempt that was given up.
+//! Nodes keep no delivery state: a result counts only if incarnation, generation and seq are those of a pending entry
+//! here, and its attempt is one that was made. Which attempt it is does not matter: one generation computes the same
+//! from the same input. The first one answers, and strikes the entry out; anything later is an echo.
 
 use crate::engine::Named;
 use crate::relay::frame::{Failure, Part, PipelineId, Tag};
@@ -11,10 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// A chain that has frames and gives no answer for this long is taken to have lost them,
-const PATIENCE: Duration = Duration::from_secs(5);
-/// unless its slowest answer lately took over a quarter of that.
+/// A chain that has frames and gives no answer is taken to have lost them after so many times its slowest answer lately,
+/// or after the patience that the ledger was given, whichever is longer.
 const SLACK: u32 = 4;
+/// Replays without any answer in between double the patience, so often at most.
+const DOUBLINGS: u32 = 6;
 
 /// What a chain answered.
 pub type Answer = Result<Vec<Named>, Failure>;
@@ -24,6 +26,7 @@ pub type Answer = Result<Vec<Named>, Failure>;
 pub struct Ledger {
     pipeline: PipelineId,
     incarnation: u64,
+    patience: Duration,
     state: Mutex<State>,
 }
 
@@ -36,6 +39,8 @@ struct State {
     sent: u64,
     /// When a frame last went into an empty chain, or an answer came out of it.
     progress: Instant,
+    /// Replays since the last answer.
+    fruitless: u32,
     /// Slowest answer lately; it decays, so that one slow moment does not make the ledger patient for ever.
     slowest: Duration,
 }
@@ -47,6 +52,8 @@ struct Pending {
     trace: u128,
     deadline: Instant,
     place: Place,
+    /// When its first attempt went into the chain.
+    first_sent: Option<Instant>,
     reply: oneshot::Sender<Answer>,
 }
 
@@ -56,7 +63,7 @@ enum Place {
     /// Before the first link.
     Queued,
     /// In the chain, as the `order`-th frame that went in.
-    Sent { at: Instant, order: u64 },
+    Sent { order: u64 },
     /// A later one came out, and frames do not overtake each other.
     Lost,
 }
@@ -75,16 +82,18 @@ impl Drop for Entry {
 }
 
 impl Ledger {
-    pub fn new(pipeline: &str, incarnation: u64, generation: u64) -> Arc<Self> {
+    /// `patience` is how long a chain may at least give no answer before its frames are sent again.
+    pub fn new(pipeline: &str, incarnation: u64, generation: u64, patience: Duration) -> Arc<Self> {
         let state = State {
             generation,
             next_seq: 1,
             pending: BTreeMap::new(),
             sent: 0,
             progress: Instant::now(),
+            fruitless: 0,
             slowest: Duration::ZERO,
         };
-        Arc::new(Self { pipeline: PipelineId::of(pipeline), incarnation, state: Mutex::new(state) })
+        Arc::new(Self { pipeline: PipelineId::of(pipeline), incarnation, patience, state: Mutex::new(state) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -99,7 +108,8 @@ impl Ledger {
         deadline: Instant,
     ) -> (Outgoing, Entry, oneshot::Receiver<Answer>) {
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { parts: parts.into(), attempt: 0, trace, deadline, place: Place::Queued, reply };
+        let pending =
+            Pending { parts: parts.into(), attempt: 0, trace, deadline, place: Place::Queued, first_sent: None, reply };
         let mut state = self.lock();
         let seq = state.next_seq;
         state.next_seq += 1;
@@ -131,7 +141,8 @@ impl Ledger {
         state.sent += 1;
         let order = state.sent;
         if let Some(pending) = state.pending.get_mut(&tag.seq).filter(|pending| pending.attempt == tag.attempt) {
-            pending.place = Place::Sent { at: Instant::now(), order };
+            pending.place = Place::Sent { order };
+            pending.first_sent.get_or_insert_with(Instant::now);
         }
     }
 
@@ -141,7 +152,7 @@ impl Ledger {
         tag.pipeline == self.pipeline
             && tag.incarnation == self.incarnation
             && tag.generation == state.generation
-            && state.pending.get(&tag.seq).is_some_and(|pending| pending.attempt == tag.attempt)
+            && state.pending.get(&tag.seq).is_some_and(|pending| tag.attempt <= pending.attempt)
     }
 
     /// Delivers an answer, once; `false` for an echo.
@@ -152,8 +163,11 @@ impl Ledger {
         let mut state = self.lock();
         let Some(pending) = state.pending.remove(&tag.seq) else { return false };
         state.progress = Instant::now();
-        if let Place::Sent { at, order: answered } = pending.place {
-            state.slowest = at.elapsed().max(state.slowest.mul_f32(0.99));
+        state.fruitless = 0;
+        let took = pending.first_sent.map_or(Duration::ZERO, |at| at.elapsed());
+        state.slowest = took.max(state.slowest.mul_f32(0.99));
+        // Where an earlier attempt has answered, the order of this one says nothing.
+        if let (Place::Sent { order: answered }, true) = (pending.place, tag.attempt == pending.attempt) {
             for overtaken in state.pending.values_mut() {
                 if matches!(overtaken.place, Place::Sent { order, .. } if order < answered) {
                     overtaken.place = Place::Lost;
@@ -174,8 +188,15 @@ impl Ledger {
     /// Frames to send again since they were lost: those that were overtaken, and all if the chain gives no answers.
     pub fn replay_lost(&self) -> Vec<Outgoing> {
         let stalled = {
-            let state = self.lock();
-            state.progress.elapsed() > PATIENCE.max(state.slowest * SLACK)
+            let mut state = self.lock();
+            let patience = self.patience.max(state.slowest * SLACK) * 2u32.pow(state.fruitless.min(DOUBLINGS));
+            let stalled = state.progress.elapsed() > patience
+                && state.pending.values().any(|pending| matches!(pending.place, Place::Sent { .. }));
+            if stalled {
+                state.progress = Instant::now();
+                state.fruitless += 1;
+            }
+            stalled
         };
         self.replay(|place| if stalled { place != Place::Queued } else { place == Place::Lost })
     }
@@ -210,7 +231,7 @@ mod tests {
 
     #[test]
     fn an_answer_counts_once_and_only_if_everything_in_its_tag_matches() {
-        let ledger = Ledger::new("p", 7, 3);
+        let ledger = Ledger::new("p", 7, 3, Duration::from_secs(5));
         let (tag, _entry, mut answer) = enter(&ledger);
         for wrong in [
             Tag { pipeline: PipelineId::of("q"), ..tag },
@@ -228,21 +249,43 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_makes_the_attempt_before_it_an_echo() {
-        let ledger = Ledger::new("p", 7, 3);
-        let (first, _entry, mut answer) = enter(&ledger);
-        ledger.sent(&first);
-        let again = ledger.replay_sent();
-        assert_eq!(again.len(), 1);
-        assert_eq!((again[0].tag.seq, again[0].tag.attempt), (first.seq, 1));
-        assert!(!ledger.answer(&first, Ok(Vec::new())));
-        assert!(ledger.answer(&again[0].tag, Ok(Vec::new())));
-        assert!(answer.try_recv().is_ok());
+    fn whichever_attempt_answers_first_counts_and_no_other() {
+        for answering in [0, 1] {
+            let ledger = Ledger::new("p", 7, 3, Duration::from_secs(5));
+            let (first, _entry, mut answer) = enter(&ledger);
+            ledger.sent(&first);
+            let again = ledger.replay_sent();
+            assert_eq!(again.len(), 1);
+            assert_eq!((again[0].tag.seq, again[0].tag.attempt), (first.seq, 1));
+            assert!(ledger.answer(&Tag { attempt: answering, ..first }, Ok(Vec::new())));
+            assert!(!ledger.answer(&Tag { attempt: 1 - answering, ..first }, Ok(Vec::new())));
+            assert!(answer.try_recv().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_silent_chain_is_asked_again_ever_more_patiently() {
+        let ledger = Ledger::new("p", 7, 3, Duration::from_millis(20));
+        let (tag, _entry, _answer) = enter(&ledger);
+        ledger.sent(&tag);
+        let mut attempts = Vec::new();
+        let start = Instant::now();
+        while attempts.len() < 4 {
+            for frame in ledger.replay_lost() {
+                ledger.sent(&frame.tag);
+                attempts.push(start.elapsed());
+            }
+        }
+        // 20, then 40, 80 and 160 ms after one another, at least.
+        for (i, gap) in [20, 40, 80, 160].into_iter().enumerate() {
+            let before = if i == 0 { Duration::ZERO } else { attempts[i - 1] };
+            assert!(attempts[i] - before >= Duration::from_millis(gap), "{attempts:?}");
+        }
     }
 
     #[test]
     fn an_overtaken_request_is_sent_again_and_one_that_waits_is_not() {
-        let ledger = Ledger::new("p", 7, 3);
+        let ledger = Ledger::new("p", 7, 3, Duration::from_secs(5));
         let [(lost, ..), (answered, ..), (in_chain, ..), (queued, ..)] = [0; 4].map(|_| {
             let (tag, entry, answer) = enter(&ledger);
             // Struck out only at the end of the test.
@@ -261,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_request_whose_client_left_is_struck_out() {
-        let ledger = Ledger::new("p", 7, 3);
+        let ledger = Ledger::new("p", 7, 3, Duration::from_secs(5));
         let (tag, entry, _answer) = enter(&ledger);
         assert_eq!(ledger.pending(), 1);
         drop(entry);

@@ -19,7 +19,7 @@ use axum::serve::ListenerExt as _;
 use chain::Chain;
 use deploy::{Deployment, Progress};
 use ledger::Ledger;
-use nodes::NodeClient;
+use nodes::{NodeClient, Taken};
 use reqwest::Url;
 use service::{Parts, Service};
 use std::path::PathBuf;
@@ -33,6 +33,8 @@ use tokio_util::task::AbortOnDropHandle;
 const VERSION: &str = "1";
 /// Spare bytes kept for results and inputs.
 const POOL: usize = 256 << 20;
+/// How often a pipeline that another dispatcher had is asked for again.
+const RETAKE: Duration = Duration::from_secs(2);
 /// How long the links of a freshly prepared chain may take.
 const LINKS: Duration = Duration::from_secs(20);
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub queue: usize,
     /// How long an answer may take where the client names no limit.
     pub request_timeout: Duration,
+    /// How long a chain that has frames may give no answer before they are sent again.
+    pub replay_after: Duration,
     /// How long pending requests may take once it is told to stop.
     pub drain: Duration,
 }
@@ -64,12 +68,13 @@ pub struct Dispatcher {
     token: Token,
     api_token: Option<String>,
     drain: Duration,
-    _keeper: AbortOnDropHandle<()>,
+    keeper: AbortOnDropHandle<()>,
 }
 
 impl Dispatcher {
-    /// Deploys: ships artifacts, has the nodes prepare a generation, and opens the chain.
-    pub async fn deploy(config: Config, progress: Arc<dyn Progress>) -> Result<Self> {
+    /// Deploys: ships artifacts, has the nodes prepare a generation, and opens the chain. Where `shutdown` comes first, the
+    /// nodes drop what they have of it.
+    pub async fn deploy(config: Config, progress: Arc<dyn Progress>, shutdown: &CancellationToken) -> Result<Self> {
         let pipeline = Pipeline::read(&config.pipeline)?;
         if config.nodes.len() < pipeline.stages.len() {
             bail!(
@@ -82,21 +87,34 @@ impl Dispatcher {
         let nodes = config.nodes.iter().take(pipeline.stages.len());
         let nodes = nodes.map(|url| NodeClient::new(url.clone(), config.token.clone())).collect::<Result<Vec<_>>>()?;
         let owner = Owner { name: config.name.clone(), incarnation: random()? };
-        let deployment = deploy::place(&pipeline, &config.pipeline, &nodes, owner, config.codec).await?;
-        deployment.prepare(&progress).await?;
-        let deployment = Arc::new(deployment);
-        let service = match open(&config, &pipeline, &deployment, &nodes).await {
-            Ok(service) => service,
-            Err(error) => {
-                deployment.remove().await;
-                return Err(error);
+        let started = Instant::now();
+        let (deployment, service) = loop {
+            let deployment = deploy::place(&pipeline, &config.pipeline, &nodes, owner.clone(), config.codec).await?;
+            let deployment = Arc::new(deployment);
+            let work = async {
+                deployment.prepare(&progress).await?;
+                open(&config, &pipeline, &deployment, &nodes).await
+            };
+            let opened = shutdown.run_until_cancelled(work).await;
+            match opened.unwrap_or_else(|| Err(anyhow!("interrupted while deploying"))) {
+                Ok(service) => break (deployment, service),
+                // Most likely this dispatcher's own last life, which died without a word.
+                Err(error) if error.is::<Taken>() && started.elapsed() < deploy::LEASE + RETAKE => {
+                    tracing::warn!(error = format!("{error:#}"), "waiting for the lease to end");
+                    deployment.remove().await;
+                    let _ = shutdown.run_until_cancelled(tokio::time::sleep(RETAKE)).await;
+                }
+                Err(error) => {
+                    deployment.remove().await;
+                    return Err(error);
+                }
             }
         };
         deployment.remove_older().await;
         let keeper = Arc::clone(&deployment);
         let keeper = tokio::spawn(async move { keeper.keep(progress).await });
         let Config { token, api_token, drain, .. } = config;
-        Ok(Self { service, deployment, token, api_token, drain, _keeper: AbortOnDropHandle::new(keeper) })
+        Ok(Self { service, deployment, token, api_token, drain, keeper: AbortOnDropHandle::new(keeper) })
     }
 
     pub fn deployment(&self) -> &Deployment {
@@ -133,6 +151,8 @@ impl Dispatcher {
         // Connections that are kept alive would hold the servers for ever.
         let _ = tokio::time::timeout(Duration::from_secs(1), async { (api.await, admin.await) }).await;
         self.service.close();
+        // What is about to be dropped must not be prepared again.
+        drop(self.keeper);
         self.deployment.remove().await;
         Ok(())
     }
@@ -154,7 +174,7 @@ async fn open(
     }
     let pool = Pool::new(POOL);
     let limits = Limits { max_tensor, max_parts: 0, pool: pool.clone() };
-    let ledger = Ledger::new(&pipeline.name, deployment.owner.incarnation, deployment.generation);
+    let ledger = Ledger::new(&pipeline.name, deployment.owner.incarnation, deployment.generation, config.replay_after);
     let service = Arc::new(Service::new(Parts {
         metadata: ModelMetadata {
             name: pipeline.name.clone(),

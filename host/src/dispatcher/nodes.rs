@@ -17,6 +17,11 @@ const QUICK: Duration = Duration::from_secs(10);
 const LOAD: Duration = Duration::from_secs(600);
 const UPLOAD_CHUNK: usize = 256 * 1024;
 
+/// In the chain of an error: somebody else has the pipeline, or the generation's number.
+#[derive(Debug, thiserror::Error)]
+#[error("the pipeline is taken")]
+pub struct Taken;
+
 /// One node, by its URL.
 #[derive(Clone, Debug)]
 pub struct NodeClient {
@@ -127,16 +132,32 @@ impl NodeClient {
         Ok(())
     }
 
+    /// Has the node load and start its stages of a generation, or renews its lease.
     pub async fn prepare(&self, pipeline: &str, generation: u64, body: &Prepare) -> Result<()> {
         let path = ["v1", "pipelines", pipeline, "generations", &generation.to_string()];
         let request = self.request(Method::PUT, &path)?.timeout(LOAD).json(body);
-        self.accept(self.send(request).await?).await?;
-        Ok(())
+        let response = self.send(request).await?;
+        let conflict = response.status() == StatusCode::CONFLICT;
+        let result = self.accept(response).await;
+        match result {
+            Err(error) if conflict => Err(error.context(Taken)),
+            result => result.map(drop),
+        }
     }
 
-    pub async fn remove(&self, pipeline: &str, generation: u64) -> Result<()> {
+    /// Drops a generation, if it belongs to dispatcher `incarnation` (`None`: whosever it is), giving it at most `drain`
+    /// to finish what is in it.
+    pub async fn remove(
+        &self,
+        pipeline: &str,
+        generation: u64,
+        incarnation: Option<u64>,
+        drain: Duration,
+    ) -> Result<()> {
         let path = ["v1", "pipelines", pipeline, "generations", &generation.to_string()];
-        let request = self.request(Method::DELETE, &path)?.timeout(QUICK * 3);
+        let request = self.request(Method::DELETE, &path)?.timeout(QUICK + drain);
+        let request = request.query(&[("drain_ms", drain.as_millis().to_string())]);
+        let request = request.query(&incarnation.map(|incarnation| ("incarnation", incarnation)).as_slice());
         self.accept(self.send(request).await?).await?;
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::buffer::Pool;
 use crate::engine::Named;
 use crate::oip::{Backend, InferError, InferRequest, InferResponse, ModelMetadata};
 use crate::relay::codec::{self, Codec};
-use crate::relay::frame::{Failure, FailureKind, Part};
+use crate::relay::frame::{Failure, FailureKind, MAX_RANK, Part};
 use crate::telemetry::{Counter, Timings};
 use async_trait::async_trait;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -137,6 +137,11 @@ impl Service {
     fn encode(&self, inputs: Vec<Named>) -> Result<Vec<Part>, InferError> {
         let mut parts = Vec::with_capacity(inputs.len());
         for (name, tensor) in inputs {
+            if tensor.shape.len() > MAX_RANK {
+                let text =
+                    format!("input \"{name}\" has {} dimensions; nodes take at most {MAX_RANK}", tensor.shape.len());
+                return Err(InferError::Invalid(text));
+            }
             if tensor.data.len() > self.max_tensor {
                 let (got, limit) = (tensor.data.len(), self.max_tensor);
                 let text = format!("input \"{name}\" has {got} bytes; the nodes take {limit} (serve --max-tensor-mb)");

@@ -4,7 +4,6 @@ use super::loaded::Loaded;
 use super::outlet::{self, Next};
 use super::slot::{self, Counters, Identity};
 use crate::artifact::Digest;
-use crate::buffer::Pool;
 use crate::relay::frame::PipelineId;
 use crate::relay::traffic::Incoming;
 use crate::relay::{Codec, Connection, Limits, Tag, Token};
@@ -98,7 +97,6 @@ pub struct Slot {
 pub struct Context {
     pub node: String,
     pub token: Token,
-    pub pool: Pool,
     pub limits: Limits,
 }
 
@@ -129,7 +127,7 @@ impl Generation {
                 Arc::clone(&loaded),
                 assignment.codec,
                 Arc::clone(&counters),
-                context.pool.clone(),
+                &context.limits,
                 out,
             )?;
             let (collectors, collected) = mpsc::channel(4);

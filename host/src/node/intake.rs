@@ -3,7 +3,7 @@
 use super::Node;
 use super::generation::{Generation, Slot};
 use crate::relay::hello::{accept, refuse};
-use crate::relay::traffic::receive;
+use crate::relay::traffic::{Origin, receive};
 use crate::relay::{Connection, Hello, Limits, Role};
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +57,7 @@ async fn converse(node: &Node, stream: TcpStream) -> Result<(), String> {
     let Some(slot) = generation.slots.get(&stage) else { return Ok(()) };
     generation.activate();
     match hello.role {
-        Role::Feed => feed(node, &generation, slot, connection, limits).await,
+        Role::Feed => feed(node, &generation, stage, slot, connection, limits).await,
         Role::Collect => {
             connection.writer.credit(0).await.map_err(|error| error.to_string())?;
             slot.collect(connection).await;
@@ -91,6 +91,7 @@ fn find(node: &Node, hello: &Hello) -> Result<(Arc<Generation>, usize), String> 
 async fn feed(
     node: &Node,
     generation: &Generation,
+    stage: usize,
     slot: &Slot,
     mut connection: Connection,
     limits: Limits,
@@ -100,8 +101,9 @@ async fn feed(
         Some(cause) => Err(cause),
         None => slot.deliver(incoming),
     };
+    let origin = Origin { node: node.context().node.clone(), stage };
     tokio::select! {
-        result = receive(connection, &node.context().node, WINDOW, &mut deliver) => result.map_err(|e| e.to_string()),
+        result = receive(connection, &origin, WINDOW, &mut deliver) => result.map_err(|e| e.to_string()),
         () = generation.ended().cancelled() => Ok(()),
     }
 }

@@ -104,6 +104,7 @@ impl Outlet {
             self.counters.sent.add(1);
             self.counters.bytes_out.add(frame.bytes());
         };
-        send(connection, credit, frames, held, &self.limits.pool, &sent).await
+        let origin = self.identity.origin();
+        send(connection, credit, &origin, frames, held, &self.limits.pool, &sent).await
     }
 }

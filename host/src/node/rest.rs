@@ -9,14 +9,14 @@ use crate::http::{ApiError, not_found, require_token};
 use crate::relay::frame;
 use crate::telemetry::Memory;
 use axum::body::Body;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::{get, put};
 use axum::{Json, Router, middleware};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -137,16 +137,19 @@ async fn upload(State(node): Shared, Path(digest): Path<String>, body: Body) -> 
 
 async fn prepare(
     State(node): Shared,
-    Path((pipeline, generation)): Path<(String, u64)>,
+    path: Result<Path<(String, u64)>, PathRejection>,
     body: Result<Json<Prepare>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let Json(body) = body.map_err(|error| ApiError::from_error(StatusCode::BAD_REQUEST, &error))?;
+    let Path((pipeline, generation)) = path.map_err(|error| bad_request(&error))?;
+    let Json(body) = body.map_err(|error| bad_request(&error))?;
     // In a task of its own: a client that hangs up does not leave a half-made generation behind.
     let task = tokio::spawn(async move { node.prepare(&pipeline, generation, body).await });
     let prepared = task.await.map_err(|error| ApiError::from_error(StatusCode::INTERNAL_SERVER_ERROR, &error))?;
     let prepared = prepared.map_err(|error| {
         let status = match &error {
-            PrepareError::Owned { .. } | PrepareError::Exists { .. } => StatusCode::CONFLICT,
+            PrepareError::Owned { .. } | PrepareError::Exists { .. } | PrepareError::Leaving { .. } => {
+                StatusCode::CONFLICT
+            }
             PrepareError::Draining => StatusCode::SERVICE_UNAVAILABLE,
             PrepareError::Persist { .. } => StatusCode::INSUFFICIENT_STORAGE,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
@@ -157,15 +160,37 @@ async fn prepare(
     Ok(Json(json!({"state": prepared.state(), "generation": prepared.number, "stages": stages})))
 }
 
+/// What `DELETE` of a generation may say.
+#[derive(Deserialize)]
+struct Removal {
+    /// Drop it only if it belongs to this dispatcher.
+    incarnation: Option<u64>,
+    /// How long to wait for what is in it, in ms.
+    drain_ms: Option<u64>,
+}
+
 async fn remove(
     State(node): Shared,
-    Path((pipeline, generation)): Path<(String, u64)>,
+    path: Result<Path<(String, u64)>, PathRejection>,
+    removal: Result<Query<Removal>, QueryRejection>,
 ) -> Result<StatusCode, ApiError> {
-    if node.remove(&pipeline, generation, DRAIN).await {
-        return Ok(StatusCode::NO_CONTENT);
+    let Path((pipeline, number)) = path.map_err(|error| bad_request(&error))?;
+    let Query(removal) = removal.map_err(|error| bad_request(&error))?;
+    let Some(generation) = node.generation(&pipeline, number) else {
+        let error = format!("no generation {number} of pipeline \"{pipeline}\" is on this node");
+        return Err(ApiError::new(StatusCode::NOT_FOUND, error));
+    };
+    let owner = &generation.prepare.dispatcher;
+    if removal.incarnation.is_some_and(|incarnation| incarnation != owner.incarnation) {
+        let error = format!("generation {number} of pipeline \"{pipeline}\" belongs to dispatcher \"{}\"", owner.name);
+        return Err(ApiError::new(StatusCode::CONFLICT, error));
     }
-    let error = format!("no generation {generation} of pipeline \"{pipeline}\" is on this node");
-    Err(ApiError::new(StatusCode::NOT_FOUND, error))
+    node.remove(&generation, removal.drain_ms.map_or(DRAIN, Duration::from_millis)).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn bad_request(error: &dyn std::error::Error) -> ApiError {
+    ApiError::from_error(StatusCode::BAD_REQUEST, error)
 }
 
 /// Prometheus text format 0.0.4.

@@ -4,9 +4,10 @@
 use super::loaded::Loaded;
 use crate::buffer::Pool;
 use crate::engine::Named;
+use crate::relay::Limits;
 use crate::relay::codec::{self, Codec};
-use crate::relay::frame::{Failure, FailureKind, Part, Tag};
-use crate::relay::traffic::{Credit, Incoming, Outgoing, Parts};
+use crate::relay::frame::{Failure, FailureKind, MAX_RANK, Part, Tag};
+use crate::relay::traffic::{Credit, Incoming, Origin, Outgoing, Parts};
 use crate::sandbox::{Instance, RunError, SandboxError};
 use crate::telemetry::{Counter, Timings};
 use serde::Serialize;
@@ -27,6 +28,12 @@ pub struct Identity {
     pub pipeline: String,
     pub generation: u64,
     pub stage: usize,
+}
+
+impl Identity {
+    pub fn origin(&self) -> Origin {
+        Origin { node: self.node.clone(), stage: self.stage }
+    }
 }
 
 /// What a slot has done since it was made.
@@ -108,6 +115,8 @@ struct Shared {
     counters: Arc<Counters>,
     codec: Codec,
     pool: Pool,
+    /// Bytes of one tensor.
+    max_tensor: usize,
     /// Names of the tensors that enter and leave, in the order in which frames number them.
     entering: Vec<String>,
     leaving: Vec<String>,
@@ -134,14 +143,23 @@ pub fn start(
     loaded: Arc<Loaded>,
     codec: Codec,
     counters: Arc<Counters>,
-    pool: Pool,
+    limits: &Limits,
     out: mpsc::Sender<Outgoing>,
 ) -> Result<mpsc::UnboundedSender<Incoming>, SandboxError> {
     let names = |infos: Vec<&defer_partition::TensorInfo>| infos.into_iter().map(|info| info.name.clone()).collect();
     let manifest = &loaded.artifact.manifest;
     let (entering, leaving) = (names(manifest.entering()), names(manifest.leaving()));
     let instance = loaded.instance()?;
-    let shared = Arc::new(Shared { identity, loaded, counters, codec, pool, entering, leaving });
+    let shared = Arc::new(Shared {
+        identity,
+        loaded,
+        counters,
+        codec,
+        pool: limits.pool.clone(),
+        max_tensor: limits.max_tensor,
+        entering,
+        leaving,
+    });
     // Bounded by the credit that each connection is given.
     let (inlet, incoming) = mpsc::unbounded_channel();
     let (decoded, to_run) = sync_channel(BETWEEN);
@@ -229,7 +247,7 @@ impl Shared {
     fn encode_all(&self, jobs: &Receiver<Job<Vec<Named>>>, out: &mpsc::Sender<Outgoing>) {
         for Job { tag, deadline, content, .. } in jobs {
             let started = Instant::now();
-            let content = content.map(|tensors| Parts::Owned(self.encode(tensors)));
+            let content = content.and_then(|tensors| self.encode(tensors)).map(Parts::Owned);
             self.counters.encode.record(started.elapsed());
             if out.blocking_send(Outgoing { tag, deadline, content }).is_err() {
                 return;
@@ -237,9 +255,20 @@ impl Shared {
         }
     }
 
-    fn encode(&self, Tensors { own, forwards }: Tensors<Vec<Named>>) -> Vec<Part> {
+    fn encode(&self, Tensors { own, forwards }: Tensors<Vec<Named>>) -> Result<Vec<Part>, Failure> {
         let mut parts = forwards;
         for (name, tensor) in own {
+            let (rank, bytes) = (tensor.shape.len(), tensor.data.len());
+            if rank > MAX_RANK {
+                let cause = format!("its output \"{name}\" has {rank} dimensions; a frame carries at most {MAX_RANK}");
+                return Err(self.failure(FailureKind::Stage, cause));
+            }
+            if bytes > self.max_tensor {
+                let limit = self.max_tensor;
+                let cause =
+                    format!("its output \"{name}\" has {bytes} bytes, {limit} is the limit (serve --max-tensor-mb)");
+                return Err(self.failure(FailureKind::Stage, cause));
+            }
             // Outputs that no later stage needs were checked and end here.
             match self.leaving.iter().position(|leaving| *leaving == name).and_then(|at| u16::try_from(at).ok()) {
                 Some(name) => parts.push(Part { name, tensor: codec::encode(tensor, self.codec, &self.pool) }),
@@ -247,7 +276,7 @@ impl Shared {
             }
         }
         parts.sort_by_key(|part| part.name);
-        parts
+        Ok(parts)
     }
 
     fn run_failure(&self, error: &RunError) -> Failure {

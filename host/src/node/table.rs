@@ -1,6 +1,6 @@
 //! What a node holds: its store, its loaded stages, its generations, and the dispatchers that own them.
 
-use super::generation::{Assignment, Context, Generation, Prepare};
+use super::generation::{Assignment, Context, Generation, Prepare, State};
 use super::loaded::{LoadError, Loaded, Loader};
 use super::store::{Store, StoreError};
 use crate::artifact::{Artifact, Digest};
@@ -43,6 +43,8 @@ pub enum PrepareError {
     Owned { pipeline: String, owner: String },
     #[error("generation {generation} of pipeline \"{pipeline}\" exists with other stages; take a higher number")]
     Exists { pipeline: String, generation: u64 },
+    #[error("generation {generation} of pipeline \"{pipeline}\" is being dropped; take a higher number")]
+    Leaving { pipeline: String, generation: u64 },
     #[error("artifact {0} is not on this node; upload it first")]
     Missing(Digest),
     #[error("stage {index}: {cause}")]
@@ -89,8 +91,7 @@ impl Node {
         let notes = config.state_dir.join("generations");
         fs::create_dir_all(&notes).map_err(|source| StoreError::Open { path: notes.clone(), source })?;
         let limits = Limits { max_tensor: config.max_tensor, max_parts: 0, pool: loader.pool.clone() };
-        let (node, token, pool) = (config.name.clone(), config.token.clone(), loader.pool.clone());
-        let context = Context { node, token, pool, limits };
+        let context = Context { node: config.name.clone(), token: config.token.clone(), limits };
         Ok(Self {
             config,
             context,
@@ -157,8 +158,9 @@ impl Node {
             return Ok(generation);
         }
         let noted = Noted { pipeline: pipeline.to_owned(), generation: number, prepare };
-        let generation = self.start(&noted).await?;
+        // Noted first: what runs after a crash must have been noted, and what is dropped meanwhile takes its note along.
         self.note(&noted)?;
+        let generation = self.start(&noted).await.inspect_err(|_| self.forget(&noted))?;
         self.evict();
         Ok(generation)
     }
@@ -193,6 +195,9 @@ impl Node {
         match found {
             Some(found) if found.prepare.stages != prepare.stages || found.prepare.dispatcher != prepare.dispatcher => {
                 Err(PrepareError::Exists { pipeline: pipeline.to_owned(), generation: number })
+            }
+            Some(found) if found.state() == State::Draining => {
+                Err(PrepareError::Leaving { pipeline: pipeline.to_owned(), generation: number })
             }
             found => Ok(found.cloned()),
         }
@@ -275,18 +280,26 @@ impl Node {
         Ok(())
     }
 
-    /// Lets a generation finish what is in it, for at most `patience`, and drops it.
-    pub async fn remove(&self, pipeline: &str, number: u64, patience: Duration) -> bool {
-        let Some(generation) = self.generation(pipeline, number) else { return false };
+    /// Lets `generation` finish what is in it, for at most `patience`, and drops it.
+    pub async fn remove(&self, generation: &Generation, patience: Duration) {
         generation.drain();
         wait_until_empty(patience, || generation.in_flight()).await;
-        self.drop_generation(&generation);
-        true
+        self.drop_generation(generation);
+    }
+
+    /// Takes back the note of a generation that did not start, unless an equal one runs.
+    fn forget(&self, noted: &Noted) {
+        if self.generation(&noted.pipeline, noted.generation).is_none() {
+            let _ = fs::remove_file(self.note_path(&noted.pipeline, noted.generation));
+        }
     }
 
     fn drop_generation(&self, generation: &Generation) {
         let key = (generation.pipeline.clone(), generation.number);
-        self.generations.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        if self.generations.write().unwrap_or_else(PoisonError::into_inner).remove(&key).is_none() {
+            // Somebody else was told to drop it too.
+            return;
+        }
         generation.end();
         let path = self.note_path(&generation.pipeline, generation.number);
         if let Err(error) = fs::remove_file(&path) {

@@ -38,7 +38,8 @@ pub const VERSION: u16 = 1;
 pub const FIXED: usize = 88;
 /// A head is at most this long: some thousand tensors.
 pub const MAX_HEAD: usize = 128 * 1024;
-const MAX_RANK: usize = 64;
+/// Dimensions of a tensor at most.
+pub const MAX_RANK: usize = 64;
 
 /// A pipeline's name as it stands in a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -3,7 +3,9 @@
 use super::codec::Encoded;
 use super::frame::{self, FIXED, Failure, Fixed, FrameError, Kind, MAX_HEAD, Part, Tag};
 use crate::buffer::Pool;
+use rustix::net::sockopt;
 use std::io::{self, IoSlice};
+use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -29,6 +31,8 @@ pub enum Frame {
     /// JSON of a handshake.
     Hello(Vec<u8>),
     Data(Tag, Vec<Part>),
+    /// A data frame that was read past, since its tensors cannot be taken here, and why.
+    Unfit(Tag, FrameError),
     Error(Tag, Failure),
     /// So many more frames may be sent.
     Credit(u32),
@@ -78,8 +82,21 @@ pub struct FrameWriter {
 /// Both directions of a socket, without a handshake yet.
 pub fn split(stream: TcpStream, limits: Limits) -> io::Result<(FrameReader, FrameWriter)> {
     stream.set_nodelay(true)?;
+    notice_death(&stream)?;
     let (read, write) = stream.into_split();
     Ok((FrameReader { inner: BufReader::with_capacity(READ_AHEAD, read), limits }, FrameWriter { inner: write }))
+}
+
+/// Has the kernel end the connection when the peer's machine is gone without a word: after about 20 s.
+fn notice_death(stream: &TcpStream) -> io::Result<()> {
+    const IDLE: Duration = Duration::from_secs(10);
+    const BETWEEN: Duration = Duration::from_secs(5);
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, BETWEEN)?;
+    sockopt::set_tcp_keepcnt(stream, 2)?;
+    // The same for what was sent and never acknowledged, in ms.
+    Ok(sockopt::set_tcp_user_timeout(stream, 20_000)?)
 }
 
 impl FrameReader {
@@ -109,8 +126,15 @@ impl FrameReader {
         fill(&mut self.inner, &mut head, fixed.head_len).await?;
         fixed.check(&bytes, &head)?;
         if fixed.kind == Kind::Data {
-            let parts = self.read_parts(&fixed, &head).await?;
-            return Ok(Some(Frame::Data(fixed.tag, parts)));
+            return match self.judge(&fixed, &head) {
+                Ok(heads) => Ok(Some(Frame::Data(fixed.tag, self.read_parts(heads).await?))),
+                // The head's checksum is right, so where the next frame begins is known: only this request is lost.
+                Err(error) if fixed.body_len <= self.most_to_skip() => {
+                    self.skip(fixed.body_len).await?;
+                    Ok(Some(Frame::Unfit(fixed.tag, error)))
+                }
+                Err(error) => Err(error.into()),
+            };
         }
         if fixed.body_len != 0 {
             return Err(malformed(fixed.kind, "only data frames have a body").into());
@@ -127,12 +151,27 @@ impl FrameReader {
         }))
     }
 
-    async fn read_parts(&mut self, fixed: &Fixed, head: &[u8]) -> Result<Vec<Part>, LinkError> {
+    /// What a data frame holds, if all of it may come in.
+    fn judge(&self, fixed: &Fixed, head: &[u8]) -> Result<Vec<frame::PartHead>, FrameError> {
         let heads = frame::read_data_head(head, fixed.body_len, self.limits.max_tensor)?;
         if heads.len() > self.limits.max_parts {
             let (got, limit) = (heads.len() as u64, self.limits.max_parts as u64);
-            return Err(FrameError::TooLarge { what: "a frame's number of tensors", got, limit, cure: "" }.into());
+            return Err(FrameError::TooLarge { what: "a frame's number of tensors", got, limit, cure: "" });
         }
+        Ok(heads)
+    }
+
+    /// Bodies up to this size are read past; a peer that announces more is not worth its connection.
+    fn most_to_skip(&self) -> u64 {
+        (self.limits.max_tensor as u64).saturating_mul(16)
+    }
+
+    async fn skip(&mut self, len: u64) -> Result<(), LinkError> {
+        let skipped = tokio::io::copy(&mut (&mut self.inner).take(len), &mut tokio::io::sink()).await?;
+        if skipped == len { Ok(()) } else { Err(LinkError::Truncated) }
+    }
+
+    async fn read_parts(&mut self, heads: Vec<frame::PartHead>) -> Result<Vec<Part>, LinkError> {
         let mut parts = Vec::with_capacity(heads.len());
         for head in heads {
             let mut data = self.limits.pool.take(head.encoded_len);

@@ -3,7 +3,7 @@
 //! A receiver grants as many frames as it has room for, and one more whenever it has taken one up; a sender without
 //! credit waits. So no queue grows beyond its bound, and kernel buffers hide nothing.
 
-use super::frame::{Failure, Part, Tag};
+use super::frame::{Failure, FailureKind, Part, Tag};
 use super::hello::refuse;
 use super::link::{Connection, Frame, FrameReader, FrameWriter, LinkError};
 use crate::buffer::Pool;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Time to tell a peer why its connection ends.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -51,12 +52,35 @@ impl Outgoing {
         self.content.iter().flat_map(Parts::as_slice).map(|part| part.tensor.data.len() as u64).sum()
     }
 
+    /// Whether nobody waits for it any more: its sender kept the tensors to send them again, and has let go of them.
+    fn is_abandoned(&self) -> bool {
+        matches!(&self.content, Ok(Parts::Kept(parts)) if Arc::strong_count(parts) == 1)
+    }
+
+    /// Puts a failure in the place of the tensors.
+    fn fail(&mut self, origin: &Origin, kind: FailureKind, cause: String) {
+        self.content = Err(origin.failure(kind, cause));
+    }
+
     fn tag_now(&self) -> Tag {
         let budget_us = self.deadline.map_or(0, |deadline| {
             let left = deadline.saturating_duration_since(Instant::now()).as_micros();
             u64::try_from(left).unwrap_or(u64::MAX).max(1)
         });
         Tag { budget_us, ..self.tag }
+    }
+}
+
+/// Where in the chain something happened.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    pub node: String,
+    pub stage: usize,
+}
+
+impl Origin {
+    pub fn failure(&self, kind: FailureKind, cause: String) -> Failure {
+        Failure { node: self.node.clone(), stage: self.stage, kind, cause: vec![cause] }
     }
 }
 
@@ -91,10 +115,12 @@ enum Reply {
 }
 
 /// Sends what `frames` yields until the connection ends or `frames` is closed (`Ok`). A frame that was not wholly written
-/// stays in `held`, for the next connection. `sent` is told the encoded bytes of each one written.
+/// stays in `held`, for the next connection; where the peer said that it will not have it, or its time is over, its
+/// failure goes in its place. `sent` is told of each frame written.
 pub async fn send(
     connection: Connection,
     credit: u32,
+    origin: &Origin,
     frames: &mut mpsc::Receiver<Outgoing>,
     held: &mut Option<Outgoing>,
     pool: &Pool,
@@ -103,23 +129,30 @@ pub async fn send(
     let Connection { reader, mut writer, .. } = connection;
     let allowed = Arc::new(Semaphore::new(credit as usize));
     let dead = CancellationToken::new();
-    let listener = tokio::spawn(take_credit(reader, Arc::clone(&allowed), dead.clone()));
+    let listener = AbortOnDropHandle::new(tokio::spawn(take_credit(reader, Arc::clone(&allowed), dead.clone())));
     let result = tokio::select! {
         () = dead.cancelled() => None,
-        result = send_allowed(&mut writer, &allowed, frames, held, pool, sent) => Some(result),
+        result = send_allowed(&mut writer, &allowed, origin, frames, held, pool, sent) => Some(result),
     };
-    match result {
-        Some(result) => {
-            listener.abort();
-            result
-        }
-        None => Err(listener.await.map_or(LinkError::Closed, |error| error)),
+    if let Some(Ok(())) = result {
+        return Ok(());
     }
+    // A write that failed says less than what the peer said before it closed.
+    let said = timeout(FAREWELL, listener).await.ok().and_then(Result::ok);
+    let error = match (said, result) {
+        (Some(LinkError::Closed) | None, Some(Err(error))) => error,
+        (said, _) => said.unwrap_or(LinkError::Closed),
+    };
+    if let (LinkError::Refused { peer, cause }, Some(frame)) = (&error, held.as_mut()) {
+        frame.fail(origin, FailureKind::Stage, format!("{peer} refused its frame: {cause}"));
+    }
+    Err(error)
 }
 
 async fn send_allowed(
     writer: &mut FrameWriter,
     allowed: &Semaphore,
+    origin: &Origin,
     frames: &mut mpsc::Receiver<Outgoing>,
     held: &mut Option<Outgoing>,
     pool: &Pool,
@@ -128,11 +161,18 @@ async fn send_allowed(
     loop {
         // The semaphore is never closed while this runs.
         let Ok(permit) = allowed.acquire().await else { return Ok(()) };
-        permit.forget();
         if held.is_none() {
             *held = frames.recv().await;
         }
-        let Some(frame) = held.as_ref() else { return Ok(()) };
+        let Some(frame) = held.as_mut() else { return Ok(()) };
+        if frame.is_abandoned() {
+            *held = None;
+            continue;
+        }
+        if frame.content.is_ok() && frame.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            frame.fail(origin, FailureKind::Expired, "its time budget was used up before the link was free".to_owned());
+        }
+        permit.forget();
         match &frame.content {
             Ok(parts) => writer.data(&frame.tag_now(), parts.as_slice()).await?,
             Err(failure) => writer.error(&frame.tag_now(), failure).await?,
@@ -159,7 +199,9 @@ async fn take_credit(mut reader: FrameReader, allowed: Arc<Semaphore>, dead: Can
             Ok(Some(Frame::Error(_, failure))) => {
                 return LinkError::Refused { peer: failure.node, cause: failure.cause.join(": ") };
             }
-            Ok(Some(Frame::Data(..) | Frame::Hello(_))) => return LinkError::Order("data", "credit"),
+            Ok(Some(Frame::Data(..) | Frame::Unfit(..) | Frame::Hello(_))) => {
+                return LinkError::Order("data", "credit");
+            }
             Ok(None) => return LinkError::Closed,
             Err(error) => return error,
         }
@@ -170,7 +212,7 @@ async fn take_credit(mut reader: FrameReader, allowed: Arc<Semaphore>, dead: Can
 /// that a frame has no business here, the peer is told why and cut off.
 pub async fn receive(
     connection: Connection,
-    node: &str,
+    origin: &Origin,
     window: u32,
     deliver: &mut (dyn FnMut(Incoming) -> Result<(), String> + Send),
 ) -> Result<(), LinkError> {
@@ -178,8 +220,8 @@ pub async fn receive(
     writer.credit(window).await?;
     let (back, mut replies) = mpsc::unbounded_channel();
     let outstanding = Arc::new(AtomicU32::new(0));
-    let name = node.to_owned();
-    let mut replier = tokio::spawn(async move {
+    let name = origin.node.clone();
+    let mut replier = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Some(reply) = replies.recv().await {
             let mut credit = 0;
             let mut next = Some(reply);
@@ -194,11 +236,12 @@ pub async fn receive(
                 return;
             }
         }
-    });
+    }));
     let result = loop {
         let (tag, content) = match reader.next().await {
             Ok(Some(Frame::Data(tag, parts))) => (tag, Ok(parts)),
             Ok(Some(Frame::Error(tag, failure))) => (tag, Err(failure)),
+            Ok(Some(Frame::Unfit(tag, error))) => (tag, Err(origin.failure(FailureKind::Invalid, error.to_string()))),
             Ok(Some(Frame::Ping)) => continue,
             Ok(Some(Frame::Hello(_) | Frame::Credit(_))) => break Err(LinkError::Order("handshake", "data")),
             Ok(None) => break Ok(()),
@@ -210,7 +253,7 @@ pub async fn receive(
         let credit = Credit { outstanding: Arc::clone(&outstanding), back: back.clone() };
         let deadline = (tag.budget_us > 0).then(|| Instant::now() + Duration::from_micros(tag.budget_us.min(1 << 50)));
         if let Err(cause) = deliver(Incoming { tag, deadline, content, credit }) {
-            break Err(LinkError::Refused { peer: node.to_owned(), cause });
+            break Err(LinkError::Refused { peer: origin.node.clone(), cause });
         }
     };
     if let Err(error) = &result {
@@ -218,6 +261,5 @@ pub async fn receive(
         // A peer that does not listen is not waited for.
         let _ = timeout(FAREWELL, &mut replier).await;
     }
-    replier.abort();
     result
 }
