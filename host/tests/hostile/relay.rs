@@ -124,21 +124,6 @@ fn a_feeder_that_breaks_the_rules_is_cut_off() {
     let tag = hello.tag(1 << 40);
     let inputs = staged.inputs(1, 2);
     let good = parts(&inputs, Codec::Raw);
-    let head = |change: &dyn Fn(&mut Vec<u8>)| {
-        let mut head = data_head(&good);
-        change(&mut head);
-        let body: u64 = good.iter().map(|part| part.tensor.data.len() as u64).sum();
-        let mut bytes = write_head(Kind::Data, &tag, &head, body);
-        good.iter().for_each(|part| bytes.extend(&part.tensor.data));
-        bytes
-    };
-    let put = |at: usize, value: u64| move |head: &mut Vec<u8>| head[at..at + 8].copy_from_slice(&value.to_le_bytes());
-    let twice: Vec<_> = good.iter().chain(&good).cloned().collect();
-    let too_large = head(&|head| {
-        head[10..18].copy_from_slice(&(2_000_000u64 * 256).to_le_bytes());
-        head[26..34].copy_from_slice(&2_000_000u64.to_le_bytes());
-    });
-    // Offsets in the head: count 0, name 2, dtype 4, rank 5, codec 6, parameters 8, length 10, checksum 18, dims 26.
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         (
             "another pipeline",
@@ -152,17 +137,6 @@ fn a_feeder_that_breaks_the_rules_is_cut_off() {
             write_head(Kind::Data, &tag, &data_head(&good), 1 << 60),
             "its body has 1152921504606846976",
         ),
-        ("a tensor of 2^60 bytes", head(&put(10, 1 << 60)), "of 1152921504606846976 is over the limit"),
-        ("a dimension of 2^60", head(&put(26, 1 << 60)), "a tensor's bytes of 18446744073709551615 is over the limit"),
-        ("a dimension of 2^40", head(&put(26, 1 << 40)), "(serve --max-tensor-mb)"),
-        ("a rank of 200", head(&|head| head[5] = 200), "a tensor of rank 200"),
-        ("an unknown type", head(&|head| head[4] = 8), "unknown element type 8"),
-        ("an unknown codec", head(&|head| head[6] = 99), "unknown codec 99"),
-        ("parameters", head(&|head| head[8] = 4), "takes no parameters"),
-        ("more tensors than enter", data(&tag, &twice), "a frame's number of tensors of 2 is over the limit of 1"),
-        ("a count of 65535", head(&|head| head[..2].fill(0xff)), "its head ends early"),
-        ("a head that goes on", head(&|head| head.push(0)), "bytes follow its last tensor"),
-        ("a tensor of 512 MB", too_large, "(serve --max-tensor-mb)"),
         ("a second hello", write_head(Kind::Hello, &tag, b"{}", 0), "a handshake frame where data was due"),
         (
             "credit from a feeder",
@@ -188,6 +162,58 @@ fn a_feeder_that_breaks_the_rules_is_cut_off() {
     let said = raw.until_closed();
     assert!(said.contains("more were sent than credit was given"), "{said}");
     still_answers(&chain, &staged, "more than credit");
+}
+
+#[test]
+fn a_frame_that_cannot_be_taken_fails_its_request_and_not_the_connection() {
+    let staged = stage("unfit", &ladder(4), 2, &[]);
+    let mut chain = ByHand::start("unfit", &staged, &[]);
+    let inputs = staged.inputs(1, 2);
+    let want = staged.whole(&inputs);
+    let good = parts(&inputs, Codec::Raw);
+    let tag = chain.hello().tag(1000);
+    let head = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut head = data_head(&good);
+        change(&mut head);
+        let body: u64 = good.iter().map(|part| part.tensor.data.len() as u64).sum();
+        let mut bytes = write_head(Kind::Data, &tag, &head, body);
+        good.iter().for_each(|part| bytes.extend(&part.tensor.data));
+        bytes
+    };
+    let put = |at: usize, value: u64| move |head: &mut Vec<u8>| head[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    let twice: Vec<_> = good.iter().chain(&good).cloned().collect();
+    let too_large = head(&|head| {
+        head[10..18].copy_from_slice(&(2_000_000u64 * 256).to_le_bytes());
+        head[26..34].copy_from_slice(&2_000_000u64.to_le_bytes());
+    });
+    // Offsets in the head: count 0, name 2, dtype 4, rank 5, codec 6, parameters 8, length 10, checksum 18, dims 26.
+    for (what, bytes, because) in [
+        ("a tensor of 2^60 bytes", head(&put(10, 1 << 60)), "of 1152921504606846976 is over the limit"),
+        ("a dimension of 2^60", head(&put(26, 1 << 60)), "a tensor's bytes of 18446744073709551615 is over the limit"),
+        ("a dimension of 2^40", head(&put(26, 1 << 40)), "(serve --max-tensor-mb)"),
+        ("a rank of 200", head(&|head| head[5] = 200), "a tensor of rank 200"),
+        ("an unknown type", head(&|head| head[4] = 8), "unknown element type 8"),
+        ("an unknown codec", head(&|head| head[6] = 99), "unknown codec 99"),
+        ("parameters", head(&|head| head[8] = 4), "takes no parameters"),
+        ("more tensors than enter", data(&tag, &twice), "a frame's number of tensors of 2 is over the limit of 1"),
+        ("a count of 65535", head(&|head| head[..2].fill(0xff)), "its head ends early"),
+        ("a head that goes on", head(&|head| head.push(0)), "bytes follow its last tensor"),
+        ("a tensor of 512 MB", too_large, "(serve --max-tensor-mb)"),
+    ] {
+        chain.feed.send(&bytes);
+        let result = chain.collect.result();
+        assert_eq!((result.kind, result.tag.seq), (Kind::Error, tag.seq), "{what}");
+        let failure = result.failure();
+        let cause = failure.cause.join(": ");
+        assert_eq!(
+            (failure.kind, failure.stage, failure.node.as_str()),
+            (FailureKind::Invalid, 0, "n0"),
+            "{what}: {cause}"
+        );
+        assert!(cause.contains(because), "{what}: {cause}");
+        let result = chain.ask(&inputs);
+        assert_same(&chain.outputs(&result), &want, what);
+    }
 }
 
 #[test]
