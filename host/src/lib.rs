@@ -13,4 +13,5 @@ pub mod oip;
 pub mod pipeline;
 pub mod relay;
 pub mod sandbox;
+pub mod stdout;
 pub mod telemetry;

@@ -67,8 +67,8 @@ pub struct PlanRef {
 
 #[derive(Debug, Error)]
 pub enum PipelineError {
-    #[error("cannot read {path}: {source}; --pipeline takes the folder that build-stages wrote", path = path.display())]
-    Read { path: PathBuf, source: io::Error },
+    #[error("cannot read {path}: {cause}; --pipeline takes the folder that build-stages wrote", path = path.display())]
+    Read { path: PathBuf, cause: io::Error },
     #[error("{path} is malformed: {cause}", path = path.display())]
     Malformed { path: PathBuf, cause: String },
     #[error("{path} has format {got}, this version reads {FORMAT}; update defer-host or build the stages again", path = path.display())]
@@ -79,7 +79,7 @@ impl Pipeline {
     /// Reads the `pipeline.json` in `folder`.
     pub fn read(folder: &Path) -> Result<Self, PipelineError> {
         let path = folder.join(FILE);
-        let text = std::fs::read(&path).map_err(|source| PipelineError::Read { path: path.clone(), source })?;
+        let text = std::fs::read(&path).map_err(|cause| PipelineError::Read { path: path.clone(), cause })?;
         let malformed = |cause: String| PipelineError::Malformed { path: path.clone(), cause };
         // The format first: another one may differ in everything else.
         let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;

@@ -12,7 +12,6 @@ use crate::{setup, workspace};
 ///   --model <path.onnx or catalogue name>   the network
 ///   --stages N                              how many
 ///   --out DIR                               default: dist/<model>
-///   --cluster cluster.toml                  plan for these nodes
 ///   --cut T1,T2,…                           cut at these tensors instead of planning
 ///   --dim name=value                        fix a symbolic dimension while profiling; repeatable
 #[derive(clap::Args)]

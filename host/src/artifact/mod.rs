@@ -96,8 +96,8 @@ impl<'de> serde::Deserialize<'de> for Digest {
 /// Why a file is no stage artifact.
 #[derive(Debug, Error)]
 pub enum ArtifactError {
-    #[error("cannot read {path}: {source}", path = path.display())]
-    Io { path: PathBuf, source: io::Error },
+    #[error("cannot read {path}: {cause}", path = path.display())]
+    Io { path: PathBuf, cause: io::Error },
     #[error("not a WASI component: {0}")]
     NoComponent(String),
     #[error("the component has no {0} section; was it written by build-stages?")]

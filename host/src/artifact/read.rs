@@ -27,7 +27,7 @@ impl Artifact {
     /// # Errors
     /// When it is no component, lacks a section, or its manifest contradicts it.
     pub fn open(path: &Path) -> Result<Self, ArtifactError> {
-        let io = |source| ArtifactError::Io { path: path.to_owned(), source };
+        let io = |cause| ArtifactError::Io { path: path.to_owned(), cause };
         let file = File::open(path).map_err(io)?;
         // SAFETY: the file is opened read-only, and whoever puts files where this process maps them (the store, and
         // build-stages) renames whole files into place and only unlinks them: a mapped file never shrinks or changes.

@@ -36,7 +36,6 @@ use profile::Pieces;
 use scratch::{Bench, Scratch};
 use shapes::Trace;
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The guest component, the same for every stage.
@@ -70,8 +69,7 @@ pub fn run(args: BuildArgs) -> anyhow::Result<()> {
     })?;
     bars.clear();
     let text = if args.json { built.json() } else { built.table() };
-    // Not `print!`, which panics where the reader of a pipe has gone.
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the report")
+    crate::stdout::write(&text).context("cannot write the report")
 }
 
 /// The uncut network, as it is in its file, nothing folded: what the chain of stages is compared with.

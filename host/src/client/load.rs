@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 /// The longest wait between two attempts, whatever the server asks for.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// The wait after the first refusal; it doubles with each further one, up to what is sensible for the server's wish.
+/// The wait after the first refusal, where the server asks for none longer; it doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// What it doubles up to.
+const LONGEST_OWN_WAIT: Duration = Duration::from_secs(10);
 
 /// What came of all requests.
 #[derive(Debug, Default)]
@@ -106,7 +108,7 @@ async fn persist(endpoint: &Endpoint, request: &Encoded, retries: u32) -> (Resul
             return (answer, attempts);
         };
         tokio::time::sleep(asked.max(backoff).min(LONGEST_WAIT)).await;
-        backoff *= 2;
+        backoff = (backoff * 2).min(LONGEST_OWN_WAIT);
         attempts += 1;
     }
 }

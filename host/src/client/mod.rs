@@ -22,7 +22,6 @@ use defer_partition::Tensor;
 use endpoint::Endpoint;
 use inputs::Prepared;
 use report::Report;
-use std::io::Write;
 use std::sync::Arc;
 
 /// Does what `args` say: progress on stderr; answers and figures, or one JSON document, on stdout.
@@ -33,8 +32,7 @@ use std::sync::Arc;
 pub async fn run(args: InferArgs) -> anyhow::Result<()> {
     let report = measure(&args).await?;
     let text = if args.json { report.json()? } else { report.text() };
-    // Not `print!`, which panics where the reader of a pipe has gone.
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the report")?;
+    crate::stdout::write(&text).context("cannot write the report")?;
     report.verdict()
 }
 

@@ -1,11 +1,14 @@
 //! `defer-host inspect`: what a stage artifact holds.
 
-use crate::artifact::{Artifact, Digest};
+use crate::artifact::{Artifact, ArtifactError, Digest};
+use crate::client::UsageError;
 use crate::sandbox::{Limits, Sandbox};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::json;
+use std::fmt::{Display, Write as _};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// Shows what a stage artifact holds: manifest, imports, sizes, digest.
@@ -22,11 +25,14 @@ pub struct InspectArgs {
 
 /// Runs the command.
 pub fn inspect(args: &InspectArgs) -> Result<()> {
-    let artifact = Artifact::open(&args.file)?;
+    let artifact = Artifact::open(&args.file).map_err(|error| match &error {
+        ArtifactError::Io { cause, .. } if cause.kind() == ErrorKind::NotFound => UsageError(error.to_string()).into(),
+        _ => anyhow::Error::from(error),
+    })?;
     let digest = Digest::of(File::open(&args.file)?)?;
     let imports = Sandbox::new(Limits::default())?.imports(&artifact)?;
     // Checks every reference out of the graph.
-    let graph = artifact.model()?;
+    artifact.model()?;
     let manifest = &artifact.manifest;
     if args.json {
         let document = json!({
@@ -34,34 +40,40 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
             "digest": digest,
             "bytes": artifact.len(),
             "component_bytes": artifact.component().len(),
-            "graph_bytes": graph.len(),
+            "graph_bytes": manifest.graph_bytes,
             "weights_bytes": manifest.weights_bytes,
             "imports": imports,
             "manifest": manifest,
         });
-        println!("{}", serde_json::to_string_pretty(&document)?);
-        return Ok(());
+        return print(serde_json::to_string_pretty(&document)? + "\n");
     }
-    println!("{}", args.file.display());
-    println!("  stage      {} of {} of pipeline \"{}\"", manifest.index, manifest.count, manifest.pipeline);
-    println!("  sha256     {digest}");
-    println!(
-        "  bytes      {} (component {}, graph {}, weights {})",
-        artifact.len(),
-        artifact.component().len(),
-        manifest.graph_bytes,
-        manifest.weights_bytes
+    let mut text = String::new();
+    let mut line = |what: &str, value: &dyn Display| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {what:<10} {value}");
+    };
+    line("stage", &format_args!("{} of {} of pipeline \"{}\"", manifest.index, manifest.count, manifest.pipeline));
+    line("sha256", &digest);
+    line(
+        "bytes",
+        &format_args!(
+            "{} (component {}, graph {}, weights {})",
+            artifact.len(),
+            artifact.component().len(),
+            manifest.graph_bytes,
+            manifest.weights_bytes
+        ),
     );
-    println!("  model      sha256 {}", manifest.model_digest);
+    line("model", &format_args!("sha256 {}", manifest.model_digest));
     for (what, infos) in
         [("inputs", &manifest.inputs), ("outputs", &manifest.outputs), ("forwards", &manifest.forwards)]
     {
-        for info in infos {
-            println!("  {what:<10} {info}");
-        }
+        infos.iter().for_each(|info| line(what, info));
     }
-    for import in imports {
-        println!("  imports    {import}");
-    }
-    Ok(())
+    imports.iter().for_each(|import| line("imports", import));
+    print(format!("{}\n{text}", args.file.display()))
+}
+
+fn print(text: String) -> Result<()> {
+    crate::stdout::write(&text).context("cannot write the report")
 }

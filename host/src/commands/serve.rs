@@ -3,8 +3,8 @@
 use super::{Exposure, MEBI, host_name, read_token, shutdown_on_signal};
 use crate::buffer::Pool;
 use crate::client::UsageError;
-use crate::engine::{self, Choice, Options};
-use crate::node::{Loader, Node, NodeConfig};
+use crate::engine::{self, Choice, EngineError, Options};
+use crate::node::{Loader, Node, NodeConfig, StoreError};
 use crate::sandbox::{Limits, Sandbox};
 use anyhow::Result;
 use clap::Args;
@@ -26,7 +26,7 @@ const POOL: usize = 128 << 20;
 Prints one line per address when it is ready: \"listening rest http://…\" and \"listening relay …\".
 SIGTERM or Ctrl-C lets it finish what is in it; a second one stops it at once. Logs go to stderr (DEFER_LOG=debug for more).")]
 pub struct ServeArgs {
-    /// Name of this node in reports and errors [default: the machine's name and the port]
+    /// Name of this node in reports and errors [default: MACHINE-PORT]
     #[arg(long)]
     name: Option<String>,
     /// Address of the REST port
@@ -36,9 +36,10 @@ pub struct ServeArgs {
     #[arg(long, default_value = "127.0.0.1:7701", value_name = "ADDR")]
     relay: SocketAddr,
     /// Address at which other nodes reach the relay, as host:port [default: the host of this node's URL, the relay's port]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = host_and_port)]
     advertise: Option<String>,
-    /// Where artifacts and generations are kept [default: ~/.local/state/defer-host/NAME]
+    /// Where artifacts and generations are kept, for one process at a time [default: ~/.local/state/defer-host/NAME, without
+    /// --name MACHINE-PORT with the port that --listen asks for, so that port 0 finds the same one at each start]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// Threads that one inference may use [default: the cores that this process may use]
@@ -78,11 +79,18 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let relay = exposure.bind("--relay", "--token-file", args.relay).await?;
     let (rest_addr, relay_addr) = (rest.local_addr()?, relay.local_addr()?);
 
-    let name = args.name.unwrap_or_else(|| format!("{}-{}", host_name(), rest_addr.port()));
-    let state_dir = args.state_dir.map_or_else(|| default_state_dir(&name), Ok)?;
+    let asked = |port: u16| args.name.clone().unwrap_or_else(|| format!("{}-{port}", host_name()));
+    // The port that was asked for names the folder, the one that it became names the node: several nodes of one machine
+    // differ in their names, and a node on port 0 does not leave a folder behind at each start.
+    let name = asked(rest_addr.port());
+    let state_dir_given = args.state_dir.is_some();
+    let state_dir = args.state_dir.map_or_else(|| default_state_dir(&asked(args.listen.port())), Ok)?;
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let max_tensor = usize::try_from(args.max_tensor_mb.saturating_mul(MEBI)).unwrap_or(usize::MAX);
-    let engine = engine::open(args.engine, args.ort_lib)?;
+    let engine = engine::open(args.engine, args.ort_lib).map_err(|error| match error {
+        EngineError::Unavailable(_) => UsageError(error.to_string()).into(),
+        error => anyhow::Error::from(error),
+    })?;
     let loader = Loader {
         sandbox: Sandbox::new(Limits::default())?,
         engine: Arc::clone(&engine),
@@ -100,7 +108,11 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         advertise: args.advertise,
         relay: relay_addr,
     };
-    let node = Arc::new(Node::open(config, loader)?);
+    let node = Node::open(config, loader).map_err(|error| match error {
+        StoreError::Open { .. } if state_dir_given => UsageError(format!("{:#}", anyhow::Error::from(error))).into(),
+        error => anyhow::Error::from(error),
+    })?;
+    let node = Arc::new(node);
     node.restore().await;
     let shutdown = shutdown_on_signal()?;
     tracing::info!(node = name, engine = engine.name(), version = engine.version(), threads, "node ready");
@@ -108,6 +120,13 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     println!("listening relay {relay_addr}");
     crate::node::run(node, rest, relay, shutdown, Duration::from_secs(args.drain_timeout)).await?;
     Ok(())
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(text.to_owned()),
+        _ => Err("give the host and the port, such as pi-1:7701".to_owned()),
+    }
 }
 
 fn default_state_dir(name: &str) -> Result<PathBuf> {

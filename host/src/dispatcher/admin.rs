@@ -2,7 +2,7 @@
 
 use super::deploy::Deployment;
 use super::service::Service;
-use crate::http::{ApiError, not_found, require_token};
+use crate::http::{ApiError, method_not_allowed, not_found, require_token};
 use crate::relay::Token;
 use crate::telemetry::Memory;
 use axum::extract::State;
@@ -31,6 +31,7 @@ pub fn router(admin: Arc<Admin>, token: Token) -> Router {
         .route("/readyz", get(ready))
         .merge(guarded)
         .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
         .with_state(admin)
 }
 

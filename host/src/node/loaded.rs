@@ -22,7 +22,7 @@ pub enum LoadError {
     #[error("its warm-up takes a tensor \"{input}\" of {bytes} bytes, {limit} is the limit (serve --max-tensor-mb)")]
     TooLarge { input: String, bytes: usize, limit: usize },
     #[error("the stage failed its warm-up: {0}")]
-    WarmUp(#[source] RunError),
+    WarmUp(RunError),
 }
 
 /// What loading needs of the node.

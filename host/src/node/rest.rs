@@ -5,12 +5,12 @@ use super::slot::CountersJson;
 use super::store::StoreError;
 use super::table::{Node, PrepareError};
 use crate::artifact::Digest;
-use crate::http::{ApiError, not_found, require_token};
+use crate::http::{ApiError, Path, method_not_allowed, not_found, require_token};
 use crate::relay::frame;
 use crate::telemetry::Memory;
 use axum::body::Body;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -41,6 +41,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/readyz", get(ready))
         .merge(guarded)
         .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
         .with_state(node)
 }
 
@@ -137,10 +138,9 @@ async fn upload(State(node): Shared, Path(digest): Path<String>, body: Body) -> 
 
 async fn prepare(
     State(node): Shared,
-    path: Result<Path<(String, u64)>, PathRejection>,
+    Path((pipeline, generation)): Path<(String, u64)>,
     body: Result<Json<Prepare>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let Path((pipeline, generation)) = path.map_err(|error| bad_request(&error))?;
     let Json(body) = body.map_err(|error| bad_request(&error))?;
     // In a task of its own: a client that hangs up does not leave a half-made generation behind.
     let task = tokio::spawn(async move { node.prepare(&pipeline, generation, body).await });
@@ -171,10 +171,9 @@ struct Removal {
 
 async fn remove(
     State(node): Shared,
-    path: Result<Path<(String, u64)>, PathRejection>,
+    Path((pipeline, number)): Path<(String, u64)>,
     removal: Result<Query<Removal>, QueryRejection>,
 ) -> Result<StatusCode, ApiError> {
-    let Path((pipeline, number)) = path.map_err(|error| bad_request(&error))?;
     let Query(removal) = removal.map_err(|error| bad_request(&error))?;
     let Some(generation) = node.generation(&pipeline, number) else {
         let error = format!("no generation {number} of pipeline \"{pipeline}\" is on this node");

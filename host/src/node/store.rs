@@ -2,7 +2,8 @@
 //!
 //! Files are immutable: written to a temporary name, synced, renamed into place, and only ever unlinked, never truncated
 //! or overwritten, since a running stage has them mapped. A verified file is marked with its size, inode and modification
-//! time, so that a restart need not hash gigabytes.
+//! time, so that a restart need not hash gigabytes. When the mark itself was last modified says when the artifact was last
+//! asked for: over the limit, those go first that nobody has asked for the longest.
 
 use crate::artifact::Digest;
 use axum::body::{Body, BodyDataStream};
@@ -15,12 +16,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::SystemTime;
 use thiserror::Error;
 use tokio::io::AsyncWriteExt as _;
 
 #[derive(Debug, Error)]
 pub enum StoreError {
-    #[error("cannot use the state directory {path}: {source}", path = path.display())]
+    #[error("cannot use the state directory {path}", path = path.display())]
     Open { path: PathBuf, source: io::Error },
     #[error("the state directory {path} is in use by another process; give each its own --state-dir", path = path.display())]
     Locked { path: PathBuf },
@@ -30,7 +32,7 @@ pub enum StoreError {
     Full { path: PathBuf },
     #[error("the upload broke off: {0}")]
     Upload(String),
-    #[error("cannot write {path}: {source}", path = path.display())]
+    #[error("cannot write {path}", path = path.display())]
     Write { path: PathBuf, source: io::Error },
 }
 
@@ -96,12 +98,13 @@ impl Store {
     }
 
     /// The file of `digest`, if it is here and whole. One that is not as it was when last verified is hashed again, and
-    /// removed if it is damaged.
+    /// removed if it is damaged. Counts as a use of it.
     pub fn find(&self, digest: &Digest) -> Option<PathBuf> {
         let path = self.path(digest);
         let now = Mark::of(&path).ok()?;
         let before = fs::read(self.mark(digest)).ok().and_then(|json| serde_json::from_slice::<Mark>(&json).ok());
         if before == Some(now) {
+            self.touch(digest);
             return Some(path);
         }
         let got = File::open(&path).and_then(Digest::of).ok()?;
@@ -117,7 +120,18 @@ impl Store {
 
     fn set_mark(&self, digest: &Digest) -> io::Result<()> {
         let json = serde_json::to_vec(&Mark::of(&self.path(digest))?)?;
-        fs::write(self.mark(digest), json)
+        fs::write(self.mark(digest), json)?;
+        self.touch(digest);
+        Ok(())
+    }
+
+    /// Notes that `digest` was used now, by a finer clock than a file system's own. The mark's content stays as it is: a
+    /// crash meanwhile costs no hash.
+    fn touch(&self, digest: &Digest) {
+        let mark = File::options().write(true).open(self.mark(digest));
+        if let Err(error) = mark.and_then(|mark| mark.set_modified(SystemTime::now())) {
+            tracing::warn!(%digest, %error, "cannot note the use of an artifact; it may be evicted too early");
+        }
     }
 
     /// Stores an upload under `digest`, if that is what it hashes to.
@@ -156,7 +170,7 @@ impl Store {
         self.set_mark(digest).map_err(write)
     }
 
-    /// Unlinks the least recently verified artifacts that are not in `used`, until the rest fits the limit.
+    /// Unlinks the least recently used artifacts that are not in `used`, until the rest fits the limit.
     pub fn evict(&self, used: &HashSet<Digest>) -> io::Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)?.flatten() {
@@ -164,7 +178,9 @@ impl Store {
             let digest = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<Digest>().ok());
             if let Some(digest) = digest.filter(|_| path.extension().is_some_and(|e| e == "wasm")) {
                 let meta = entry.metadata()?;
-                files.push((meta.modified()?, digest, meta.len()));
+                // Without a mark it was never asked for since it was written.
+                let last_use = fs::metadata(self.mark(&digest)).and_then(|mark| mark.modified()).or(meta.modified())?;
+                files.push((last_use, digest, meta.len()));
             }
         }
         files.sort();

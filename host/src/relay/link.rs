@@ -44,7 +44,7 @@ pub enum LinkError {
     #[error(transparent)]
     Frame(#[from] FrameError),
     #[error("connection lost: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     #[error("the connection ended inside a frame")]
     Truncated,
     #[error("the peer closed the connection")]
@@ -57,6 +57,12 @@ pub enum LinkError {
     Timeout(u64),
     #[error("a {0} frame where {1} was due")]
     Order(&'static str, &'static str),
+}
+
+impl From<io::Error> for LinkError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 /// A connection whose handshake is done.

@@ -2,6 +2,7 @@
 
 use crate::support::chain::{Chain, Node, spawn_dispatcher};
 use crate::support::cluster::Process;
+use crate::support::hand::ByHand;
 use crate::support::networks::{Staged, assert_same, ladder, slow, stage};
 use crate::support::{BINARY, PATIENCE, folder, http, poll, run, stderr};
 use defer_host::engine::Named;
@@ -55,23 +56,6 @@ fn a_dispatcher_without_its_nodes_says_which() {
 }
 
 #[test]
-fn a_second_dispatcher_waits_its_turn() {
-    let staged = stage("rivals", &ladder(4), 2, &[]);
-    let mut chain = Chain::start_with("rivals", &staged, &[], &["--name", "first"]);
-    let nodes: Vec<&Node> = chain.nodes.iter().collect();
-    let mut rival = spawn_dispatcher(&staged, &nodes, &["--name", "second"]);
-    assert_eq!(rival.wait_exit(PATIENCE).and_then(|status| status.code()), Some(1));
-    assert!(rival.stderr_tail().contains("belongs to dispatcher \"first\""), "{}", rival.stderr_tail());
-    let inputs = staged.inputs(1, 2);
-    assert_same(&chain.infer(&inputs).unwrap(), &staged.whole(&inputs), "the first one's chain");
-    // Once the first has gone, the second may; over the very same artifacts.
-    assert!(chain.dispatcher.terminate().is_some_and(|status| status.success()));
-    let nodes = std::mem::take(&mut chain.nodes);
-    let chain = Chain::over(nodes, &staged, &["--name", "second"]);
-    assert_same(&chain.infer(&inputs).unwrap(), &staged.whole(&inputs), "the second one's chain");
-}
-
-#[test]
 fn told_to_stop_a_process_ends_well_and_leaves_nothing() {
     let staged = stage("stopped", &slow(8), 2, &[]);
     let mut chain = Chain::start("stopped", &staged);
@@ -99,19 +83,42 @@ fn told_to_stop_a_process_ends_well_and_leaves_nothing() {
     }
 }
 
-#[test]
-fn a_second_signal_ends_at_once() {
-    let folder = folder("impatient");
-    let mut node = Node::start(&folder, "n0", &[]);
-    node.process.ask_to_stop();
-    node.process.ask_to_stop();
-    let status = node.process.wait_exit(PATIENCE).expect("it ends");
-    // Whether the first was enough depends on how quick it was.
-    assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+/// A node with a frame in it that cannot leave: nobody takes it from the first stage.
+fn stuck(name: &str, drain_timeout: &str) -> ByHand {
+    let staged = stage(name, &ladder(4), 2, &[]);
+    let mut chain = ByHand::start(name, &staged, &["--drain-timeout", drain_timeout]);
+    let (_, frame) = chain.frame(&staged.inputs(1, 2));
+    chain.nodes[1].process.kill();
+    chain.feed.send(&frame);
+    poll("the frame in the first stage", || {
+        (chain.nodes[0].stages()[0]["counters"]["compute"]["count"].as_u64() >= Some(1)).then_some(())
+    });
+    chain
 }
 
-/// Kills node `victim` with SIGKILL while requests are under way, and starts it again: every request gets its answer or
-/// an error in time, and the chain goes on without a new dispatcher.
+#[test]
+fn a_drain_waits_no_longer_than_it_may() {
+    let mut chain = stuck("stuck", "1");
+    let node = &mut chain.nodes[0].process;
+    assert_eq!(node.terminate().and_then(|status| status.code()), Some(0));
+    assert!(node.stderr_tail().contains("in_flight=1"), "{}", node.stderr_tail());
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut chain = stuck("impatient", "600");
+    let node = &mut chain.nodes[0];
+    node.process.ask_to_stop();
+    // Two signals that are both pending would be one.
+    poll("the drain", || (node.get("/readyz").status.as_u16() == 503).then_some(()));
+    assert!(node.process.wait_exit(Duration::from_millis(500)).is_none(), "the first signal lets it finish");
+    node.process.ask_to_stop();
+    let status = node.process.wait_exit(PATIENCE).expect("long before its drain is over");
+    assert_eq!(status.code(), Some(1), "what was in it is lost");
+}
+
+/// Kills node `victim` with SIGKILL while requests are under way, and starts it again: every request that was accepted
+/// gets its answer, every other one is told to come again, and the chain goes on without a new dispatcher.
 fn survives(victim: usize) {
     let name = format!("killed-{victim}");
     let staged: Staged = stage(&name, &slow(6), 3, &[]);
@@ -126,14 +133,14 @@ fn survives(victim: usize) {
             let (door, stop, answered) = (&door, &stop, &answered);
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    // The client's own limit is longer: an answer that never comes fails the test.
-                    match door.try_infer(request, &json!({"timeout": 30_000_000})) {
+                    match door.try_infer(request, &json!({"timeout": 80_000_000})) {
                         Some(Ok(got)) => {
                             assert_same(&got, want, "around a crash");
                             answered.fetch_add(1, Ordering::Relaxed);
                         }
                         Some(Err(refusal)) => {
-                            assert!(matches!(refusal.status, 503 | 504), "{refusal:?}");
+                            // Anything else would be an accepted request that was lost.
+                            assert_eq!(refusal.status, 503, "{refusal:?}");
                             thread::sleep(Duration::from_millis(50));
                         }
                         None => panic!("the dispatcher hung up"),
@@ -226,22 +233,6 @@ fn a_generation_that_nobody_uses_expires() {
     let reply = node.prepare("unused", 1, &body);
     assert_eq!(reply.json()["state"], "prepared");
     poll("the end of its lease", || node.stages().is_empty().then_some(()));
-}
-
-#[test]
-fn a_drain_waits_no_longer_than_it_may() {
-    // A frame is stuck: nobody collects from the last stage.
-    let staged = stage("stuck", &ladder(4), 2, &[]);
-    let mut chain = crate::support::hand::ByHand::start("stuck", &staged, &["--drain-timeout", "1"]);
-    let (_, frame) = chain.frame(&staged.inputs(1, 2));
-    chain.nodes[1].process.kill();
-    chain.feed.send(&frame);
-    poll("the frame in the first stage", || {
-        (chain.nodes[0].stages()[0]["counters"]["compute"]["count"].as_u64() >= Some(1)).then_some(())
-    });
-    let node = &mut chain.nodes[0].process;
-    assert_eq!(node.terminate().and_then(|status| status.code()), Some(0));
-    assert!(node.stderr_tail().contains("in_flight=1"), "{}", node.stderr_tail());
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Bounds that a client meets: the queue's and its own time limit.
 
 use crate::support::chain::Chain;
-use crate::support::networks::{assert_same, slow, stage};
+use crate::support::networks::{assert_same, long, slow, stage};
 use crate::support::{PATIENCE, poll, run, stderr};
 use serde_json::{Value, json};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_full_queue_says_come_again() {
@@ -66,4 +66,33 @@ fn a_clients_time_limit_is_kept() {
     let got = chain.door.try_infer(&inputs, &json!({"timeout": 25_000_000})).unwrap().unwrap();
     assert_same(&got, &staged.whole(&inputs), "within the limit");
     poll("an empty ledger", || (chain.admin()["counters"]["pending"] == 0).then_some(()));
+}
+
+#[test]
+fn an_answer_that_outlasts_the_dispatchers_patience_is_given_once() {
+    let staged = stage("patience", &long(12), 2, &[]);
+    // Rows that keep the chain busy for several times its patience of 1 s, however quick this machine is.
+    let (mut rows, want) = (256, Duration::from_secs(4));
+    let (inputs, want) = loop {
+        let inputs = staged.inputs(1, rows);
+        let started = Instant::now();
+        let outputs = staged.whole(&inputs);
+        let took = started.elapsed();
+        if took >= want {
+            break (inputs, outputs);
+        }
+        rows = (rows as f64 * (want.as_secs_f64() / took.as_secs_f64()).clamp(1.2, 8.0)) as usize;
+    };
+    let chain = Chain::start_with("patience", &staged, &[], &["--replay-after", "1", "--request-timeout", "80"]);
+    let got = chain.infer(&inputs).expect("an answer");
+    assert_same(&got, &want, "after replays");
+    let received = chain.nodes[0].stages()[0]["counters"]["frames_received"].as_u64();
+    assert!(received > Some(1), "it was never sent again: {rows} rows, {received:?} frames");
+    // What comes of the other attempts answers nobody.
+    let small = staged.inputs(2, 3);
+    assert_same(&chain.infer(&small).expect("an answer"), &staged.whole(&small), "the next request");
+    let counters = chain.admin()["counters"].clone();
+    for (counter, want) in [("accepted", 2), ("answered", 2), ("failed", 0), ("pending", 0)] {
+        assert_eq!(counters[counter], want, "{counter}: {counters}");
+    }
 }

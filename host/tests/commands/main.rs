@@ -4,6 +4,7 @@
 mod life;
 mod limits;
 mod reports;
+mod rivals;
 mod store;
 #[path = "../support/mod.rs"]
 mod support;

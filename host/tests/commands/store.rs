@@ -1,10 +1,11 @@
 //! A node's state directory: what is kept, what is made room for, what is found damaged.
 
 use crate::support::chain::{Chain, Node};
+use crate::support::cluster::Process;
 use crate::support::hand::assignment;
 use crate::support::hostile::{Parts, digest};
 use crate::support::networks::{assert_same, ladder, stage};
-use crate::support::{folder, poll, run, stderr};
+use crate::support::{BINARY, PATIENCE, folder, poll, run, stderr};
 use defer_partition::testing::Random;
 use serde_json::json;
 use std::fs;
@@ -71,12 +72,49 @@ fn room_is_made_by_what_nobody_uses() {
     assert!(node.prepare("room", 2, &assignment(0, &used, &json!([]))).status.is_success());
     assert!(node.has_artifact(&used), "what runs is kept, old as it is");
     let kept: Vec<bool> = unused.iter().map(|digest| node.has_artifact(digest)).collect();
-    // The file system's clock may give several of them one time.
-    assert_eq!((kept[0], kept.iter().filter(|kept| **kept).count()), (false, 1), "the oldest go first: {kept:?}");
+    assert_eq!(kept, [false, false, false, true], "the oldest go first");
     let size: u64 =
         fs::read_dir(node.state_dir.join("artifacts")).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
     assert!(size <= 1 << 20, "{size} bytes are left");
     assert_eq!(node.stages().len(), 2);
+}
+
+#[test]
+fn what_was_asked_for_last_is_kept_longest() {
+    let node = Node::start(&folder("last-use"), "n0", &["--store-limit", "1"]);
+    // Two of them fit beside the one in use.
+    let digests: Vec<String> = (0..3)
+        .map(|seed| {
+            let bytes = noise(seed, 400 << 10);
+            let digest = digest(&bytes);
+            assert!(node.upload(&digest, bytes).status.is_success());
+            digest
+        })
+        .collect();
+    assert!(node.has_artifact(&digests[0]), "the oldest is asked for");
+    let good = Parts::good("last-use").artifact();
+    let used = digest(&good);
+    assert!(node.upload(&used, good).status.is_success());
+    assert!(node.prepare("last-use", 1, &assignment(0, &used, &json!([]))).status.is_success());
+    let kept = digests.iter().map(|digest| node.has_artifact(digest));
+    assert_eq!(kept.collect::<Vec<_>>(), [true, false, true]);
+}
+
+#[test]
+fn without_a_directory_port_0_finds_the_same_one_at_each_start() {
+    let base = folder("default-state");
+    let args = ["serve", "--listen", "127.0.0.1:0", "--relay", "127.0.0.1:0"];
+    let start = || Process::spawn(Path::new(BINARY), &args, &[("XDG_STATE_HOME", base.to_str().unwrap())]).unwrap();
+    for _ in 0..2 {
+        let mut node = start();
+        node.wait_listening(&["rest"], PATIENCE).unwrap();
+        let mut second = start();
+        assert_eq!(second.wait_exit(PATIENCE).and_then(|status| status.code()), Some(1));
+        let said = second.stderr_tail();
+        assert!(said.contains("in use by another process; give each its own --state-dir"), "{said}");
+        assert!(node.terminate().is_some_and(|status| status.success()));
+    }
+    assert_eq!(fs::read_dir(base.join("defer-host")).unwrap().count(), 1);
 }
 
 #[test]

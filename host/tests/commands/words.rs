@@ -45,6 +45,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
     let nowhere = nowhere.to_str().unwrap();
     let onnx = folder("no-network").join("broken.onnx");
     std::fs::write(&onnx, b"no protobuf").unwrap();
+    let broken = onnx.to_str().unwrap();
+    let free = ["serve", "--listen", "127.0.0.1:0", "--relay", "127.0.0.1:0"];
     for (args, because) in [
         (&[][..], "Usage"),
         (&["fly"], "fly"),
@@ -56,6 +58,11 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             "--relay [::]:0 can be reached from other machines",
         ),
         (&["serve", "--token-file", nowhere], "cannot read the token"),
+        (&["serve", "--advertise", "pi-1"], "give the host and the port"),
+        (&[&free[..], &["--ort-lib", nowhere]].concat(), nowhere),
+        (&[&free[..], &["--ort-lib", broken]].concat(), broken),
+        (&[&free[..], &["--state-dir", broken]].concat(), "cannot use the state directory"),
+        (&["inspect", nowhere], "cannot read"),
         (&["dispatch", "--pipeline", nowhere, "--node", "http://127.0.0.1:1"], "pipeline.json"),
         (&["dispatch", "--pipeline", nowhere, "--node", "https://127.0.0.1:1"], "--node takes URLs such as"),
         (&["dispatch", "--pipeline", nowhere, "--node", "127.0.0.1:1"], "--node"),
@@ -69,7 +76,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         assert!(stderr(&output).contains(because), "{args:?}: {}", stderr(&output));
         assert!(output.stdout.is_empty(), "{args:?} wrote to stdout");
     }
-    let output = run(&["build-stages", "--model", onnx.to_str().unwrap(), "--stages", "2"]);
+    let output = run(&["build-stages", "--model", broken, "--stages", "2"]);
     assert_eq!(code(&output), 1);
     assert!(stderr(&output).contains("broken.onnx"), "{}", stderr(&output));
 }
@@ -130,6 +137,7 @@ fn inspect_shows_what_an_artifact_holds() {
         assert_eq!(document["digest"], stage.digest.to_string());
         assert_eq!(document["bytes"], std::fs::metadata(path).unwrap().len());
         assert_eq!(document["manifest"]["index"], stage.index);
+        assert_eq!(document["graph_bytes"], document["manifest"]["graph_bytes"]);
         let imports: Vec<&str> = document["imports"].as_array().unwrap().iter().map(|i| i.as_str().unwrap()).collect();
         assert!(!imports.is_empty() && imports.iter().all(|import| import.starts_with("wasi:nn/")), "{imports:?}");
         let text = stdout(&run(&["inspect", path]));
@@ -138,7 +146,27 @@ fn inspect_shows_what_an_artifact_holds() {
     let output = run(&["inspect", staged.file.to_str().unwrap()]);
     assert_eq!(code(&output), 1);
     assert!(stderr(&output).contains("not a WASI component"), "{}", stderr(&output));
-    assert_eq!(code(&run(&["inspect", "/no/such/file"])), 1);
+    let output = run(&["inspect", "/no/such/file"]);
+    assert_eq!(code(&output), 2);
+    assert_eq!(stderr(&output).matches("No such file").count(), 1, "{}", stderr(&output));
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_failure() {
+    let staged = stage("enough", &ladder(3), 2, &[]);
+    let artifact = staged.folder.join(&staged.pipeline.stages[0].file);
+    let (artifact, file) = (artifact.to_str().unwrap(), staged.file.to_str().unwrap());
+    let out = folder("enough-again");
+    for args in [
+        &["inspect", artifact][..],
+        &["inspect", artifact, "--json"],
+        &["build-stages", "--model", file, "--stages", "2", "--out", out.to_str().unwrap()],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = std::process::Command::new(BINARY).args(args).stdout(writer).output().unwrap();
+        assert_eq!(code(&output), 0, "{args:?}: {}", stderr(&output));
+    }
 }
 
 /// Writes version 1.0 of NumPy's format.

@@ -3,7 +3,8 @@
 use crate::support::chain::Node;
 use crate::support::hand::assignment;
 use crate::support::hostile::{
-    Parts, branch_from, constant_from, digest, empty_model, external_tensor, moody, section, sections,
+    Parts, branch_from, constant_from, default_from, digest, empty_model, external_tensor, function_from, moody,
+    section, sections,
 };
 use crate::support::networks::random_inputs;
 use crate::support::raw::{Hello, Raw, data, parts};
@@ -244,7 +245,9 @@ fn a_graph_reads_no_file_but_its_own_weights() {
     }
     type Change = fn(&mut Parts);
     let nested = "outside the graph's own initializers";
-    let cases: [(&str, Change, &str); 7] = [
+    let cases: [(&str, Change, &str); 9] = [
+        ("in a function", |p| p.slice.model.functions.push(function_from("/etc/passwd")), nested),
+        ("as a default in a function", |p| p.slice.model.functions.push(default_from("weights")), nested),
         ("in a Constant", |p| p.graph().node.push(constant_from("/etc/passwd")), nested),
         ("in a branch", |p| p.graph().node.push(branch_from("/etc/passwd")), nested),
         ("in a branch, its own section", |p| p.graph().node.push(branch_from("weights")), nested),

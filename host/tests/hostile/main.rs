@@ -3,6 +3,7 @@
 
 mod artifacts;
 mod guests;
+mod limits;
 mod relay;
 mod requests;
 #[path = "../support/mod.rs"]

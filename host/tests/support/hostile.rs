@@ -4,7 +4,7 @@ use super::networks::model;
 use defer_host::artifact::{self, Digest, FORMAT, GRAPH, MANIFEST, Manifest, WEIGHTS};
 use defer_host::build::GUEST;
 use defer_partition::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
     attribute_proto::AttributeType, tensor_proto::DataLocation,
 };
 use defer_partition::slice::{self, Slice};
@@ -99,6 +99,28 @@ pub fn constant_from(location: &str) -> NodeProto {
     node.attribute
         .push(AttributeProto { t: Some(external_tensor(location)), ..attribute("value", AttributeType::Tensor) });
     node
+}
+
+/// A function in whose body a `Constant`'s value lies elsewhere.
+pub fn function_from(location: &str) -> FunctionProto {
+    FunctionProto {
+        name: Some("Thief".into()),
+        domain: Some("org.example".into()),
+        output: vec!["stolen".into()],
+        node: vec![constant_from(location)],
+        ..Default::default()
+    }
+}
+
+/// A function with an attribute whose default lies elsewhere.
+pub fn default_from(location: &str) -> FunctionProto {
+    let default = AttributeProto { t: Some(external_tensor(location)), ..attribute("loot", AttributeType::Tensor) };
+    FunctionProto {
+        name: Some("Thief".into()),
+        domain: Some("org.example".into()),
+        attribute_proto: vec![default],
+        ..Default::default()
+    }
 }
 
 /// An `If` in whose branch an initializer lies elsewhere.

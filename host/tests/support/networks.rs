@@ -225,8 +225,50 @@ pub fn ladder(layers: usize) -> ModelProto {
     model(nodes, vec![row("x")], vec![row("y")], constants)
 }
 
+/// `x` FP32 [n,512] through `layers` products to `y`, each of 0.5 MFLOP a row: takes as long as there are rows.
+pub fn long(layers: usize) -> ModelProto {
+    let rows = |name: &str| value(name, DType::Fp32, &[-1, 512]);
+    model(products(layers), vec![rows("x")], vec![rows("y")], vec![weights("w", &[512, 512], 7)])
+}
+
+/// `x` FP32 [n,1] to `t` = tanh(x), the large `big` = t · tᵀ [n,n], and its mean `y`; ends with `output`.
+pub fn outer(output: &str) -> ModelProto {
+    let nodes = vec![
+        op("Tanh", &["x"], &["t"]),
+        op("Transpose", &["t"], &["row"]),
+        op("MatMul", &["t", "row"], &["big"]),
+        op_with("ReduceMean", &["big"], &["y"], ("keepdims", 0)),
+    ];
+    let dims: &[i64] = if output == "y" { &[] } else { &[-1, -1] };
+    model(nodes, vec![value("x", DType::Fp32, &[-1, 1])], vec![value(output, DType::Fp32, dims)], Vec::new())
+}
+
+/// `x` FP32 [n,2] to `tall` of `rank` dimensions and back to `y`.
+pub fn tower(rank: usize) -> ModelProto {
+    let mut shape = vec![1i64; rank];
+    (shape[0], shape[rank - 1]) = (-1, 2);
+    let constant = |name: &str, dims: &[i64]| {
+        let data = dims.iter().flat_map(|dim| dim.to_le_bytes()).collect();
+        tensor_of(name, Tensor::new(DType::Int64, vec![dims.len()], data).expect("8 bytes each"))
+    };
+    let nodes = vec![
+        op("Tanh", &["x"], &["t"]),
+        op("Reshape", &["t", "up"], &["tall"]),
+        op("Reshape", &["tall", "down"], &["flat"]),
+        op("Tanh", &["flat"], &["y"]),
+    ];
+    let rows = |name: &str| value(name, DType::Fp32, &[-1, 2]);
+    model(nodes, vec![rows("x")], vec![rows("y")], vec![constant("up", &shape), constant("down", &[-1, 2])])
+}
+
 /// `x` FP32 [512,512] through `layers` products to `y`: takes a while, and weighs 1 MiB.
 pub fn slow(layers: usize) -> ModelProto {
+    let square = |name: &str| value(name, DType::Fp32, &[512, 512]);
+    model(products(layers), vec![square("x")], vec![square("y")], vec![weights("w", &[512, 512], 7)])
+}
+
+/// `x` times `w`, its tanh times `w`, and so on, to `y`.
+fn products(layers: usize) -> Vec<NodeProto> {
     let mut nodes = Vec::new();
     let mut from = "x".to_owned();
     for layer in 1..=layers {
@@ -236,6 +278,5 @@ pub fn slow(layers: usize) -> ModelProto {
         nodes.push(op("Tanh", &[&product], &[&to]));
         from = to;
     }
-    let square = |name: &str| value(name, DType::Fp32, &[512, 512]);
-    model(nodes, vec![square("x")], vec![square("y")], vec![weights("w", &[512, 512], 7)])
+    nodes
 }

@@ -55,7 +55,7 @@ impl Files {
             return Err(OnnxError::Outside { tensor: tensor.to_owned(), location: location.to_owned() });
         }
         let path = self.folder.join(relative);
-        let bytes = std::fs::read(&path).map_err(|source| OnnxError::Read { path, source })?;
+        let bytes = std::fs::read(&path).map_err(|cause| OnnxError::Read { path, cause })?;
         let bytes = Bytes::from(bytes);
         self.read.insert(location.to_owned(), bytes.clone());
         Ok(bytes)

@@ -17,10 +17,10 @@ pub use values::{Bits, element_bits, for_each_tensor, tensor_of};
 /// Why a file is not a model that can be cut.
 #[derive(Debug, thiserror::Error)]
 pub enum OnnxError {
-    #[error("cannot read \"{path}\": {source}")]
-    Read { path: PathBuf, source: std::io::Error },
+    #[error("cannot read \"{path}\": {cause}")]
+    Read { path: PathBuf, cause: std::io::Error },
     #[error("not an ONNX model, or one that was cut short: {0}")]
-    Wire(#[from] prost::DecodeError),
+    Wire(prost::DecodeError),
     #[error("not an ONNX model: it holds no graph")]
     NoGraph,
     #[error("not an ONNX model: it gives no IR version")]
@@ -60,7 +60,7 @@ pub enum ValueError {
 ///
 /// Weights are not copied: each tensor is a view into the buffer of the file that holds it.
 pub fn read(path: &Path) -> Result<ModelProto, OnnxError> {
-    let bytes = std::fs::read(path).map_err(|source| OnnxError::Read { path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(|cause| OnnxError::Read { path: path.to_owned(), cause })?;
     let mut model = parse(Bytes::from(bytes))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut files = external::Files::new(folder);
@@ -85,7 +85,7 @@ pub fn normalise(model: &mut ModelProto) -> Result<(), ValueError> {
 }
 
 fn parse(bytes: Bytes) -> Result<ModelProto, OnnxError> {
-    let model = ModelProto::decode(bytes)?;
+    let model = ModelProto::decode(bytes).map_err(OnnxError::Wire)?;
     if model.graph.is_none() {
         return Err(OnnxError::NoGraph);
     }
