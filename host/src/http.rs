@@ -5,7 +5,7 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{self, FromRequestParts, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -84,7 +84,9 @@ pub async fn require_token(State(token): State<Token>, request: Request, next: N
     }
     let cause = if presented.is_some() { "wrong token" } else { "a token is needed" };
     let error = format!("{cause}; send it as \"Authorization: Bearer …\" (client commands: --token-file)");
-    ApiError::new(StatusCode::UNAUTHORIZED, error).into_response()
+    let mut answer = ApiError::new(StatusCode::UNAUTHORIZED, error).into_response();
+    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    answer
 }
 
 /// For paths that do not exist.

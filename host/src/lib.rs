@@ -10,6 +10,7 @@ pub mod engine;
 pub mod http;
 pub mod node;
 pub mod oip;
+pub mod openapi;
 pub mod pipeline;
 pub mod relay;
 pub mod sandbox;

@@ -30,6 +30,7 @@ enum Command {
     Dispatch(commands::DispatchArgs),
     Infer(client::InferArgs),
     Inspect(commands::InspectArgs),
+    Models(commands::ModelsArgs),
 }
 
 /// How long work that cannot be broken off, such as loading a stage, may go on after the command is done.
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::BuildStages(args) => build::run(args),
         Command::Inspect(args) => commands::inspect(&args),
+        Command::Models(args) => commands::models(&args),
         Command::Serve(args) => run(commands::serve(args)),
         Command::Dispatch(args) => run(commands::dispatch(args)),
         Command::Infer(args) => run(client::run(args)),

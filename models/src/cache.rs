@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 use std::fs::{File, Permissions};
-use std::io::{self, Seek};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -88,13 +88,45 @@ pub(crate) fn digest_of(file: &mut File) -> io::Result<String> {
     file.rewind()?;
     let mut hash = Sha256::new();
     io::copy(file, &mut hash)?;
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(hash))
+}
+
+fn hexadecimal(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Hands on what is written to it, and knows its SHA-256: a large file need not be read again.
+pub(crate) struct Hashed<W> {
+    out: W,
+    hash: Sha256,
+}
+
+impl<W: Write> Hashed<W> {
+    pub(crate) fn new(out: W) -> Self {
+        Self { out, hash: Sha256::new() }
+    }
+
+    /// SHA-256 of all that was written, in lower-case hexadecimal.
+    pub(crate) fn digest(self) -> String {
+        hexadecimal(self.hash)
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     #[test]
     fn the_cache_follows_the_environment_in_order() {

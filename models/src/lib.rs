@@ -11,6 +11,7 @@
 
 mod cache;
 mod catalogue;
+mod fetch;
 mod generate;
 mod metadata;
 mod process;
@@ -19,9 +20,10 @@ mod samples;
 mod wheel;
 
 pub use cache::{Cache, CacheError};
-pub use catalogue::{Entry, FetchError, Generator, Origin, Task, catalogue, find};
+pub use catalogue::{Entry, Generator, Input, Origin, Task, catalogue, find};
+pub use fetch::FetchError;
 pub use metadata::{DICTIONARY_KEY, MetadataError, metadata_of, read_metadata};
-pub use process::{Answer, Class, Inputs, ProcessError, Processor, open_picture, read_picture};
+pub use process::{Answer, Class, Inputs, ProcessError, Processor, Region, open_picture, read_picture};
 pub use resolve::{Model, ResolveError, Source, resolve};
-pub use samples::{Sample, samples};
+pub use samples::{Sample, page, samples};
 pub use wheel::WheelError;

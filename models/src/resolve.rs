@@ -1,6 +1,7 @@
 //! From what a user typed to a model file and the name of its pipeline.
 
-use crate::catalogue::{Entry, FetchError, catalogue, find};
+use crate::catalogue::{Entry, catalogue, find};
+use crate::fetch::FetchError;
 use std::path::{Path, PathBuf};
 
 /// What a user typed names no model.
@@ -86,7 +87,7 @@ mod tests {
         assert_eq!(model.path(&mut |_| ()).unwrap(), dir.path().join("my.net.onnx"));
         for (typed, want) in [
             (dir.path().join("absent.onnx").to_str().unwrap().to_owned(), "no model"),
-            ("resnet51".to_owned(), "one of ocr-rec, resnet50"),
+            ("resnet51".to_owned(), "one of ocr-rec, ocr-det, ocr-cls, resnet50, vgg16"),
             (file("weights.pt"), "not an .onnx file"),
             (dir.path().to_str().unwrap().to_owned(), "no model"),
         ] {

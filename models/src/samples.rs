@@ -20,7 +20,19 @@ static SAMPLES: [Sample; 3] = [
     },
 ];
 
-/// The pictures that come with the program, each of another size.
+/// All of them on one page.
+static PAGE: Sample = Sample {
+    name: "page",
+    png: include_bytes!("../samples/page.png"),
+    text: "Raspberry Pi 4\nTOTAL 42.17 EUR\nMany small machines carry one large network.",
+};
+
+/// A page with the text of all [`samples`], a line each.
+pub fn page() -> &'static Sample {
+    &PAGE
+}
+
+/// The pictures of one line each that come with the program, each of another size.
 pub fn samples() -> &'static [Sample] {
     &SAMPLES
 }

@@ -1,10 +1,10 @@
 //! The catalogue and its samples are complete, and fit each other.
 
 use defer_models::{
-    Answer, DICTIONARY_KEY, Origin, Processor, Task, catalogue, find, metadata_of, read_picture, samples,
+    Answer, DICTIONARY_KEY, Origin, Processor, Task, catalogue, find, metadata_of, page, read_picture, samples,
 };
-use defer_partition::Tensor;
 use defer_partition::onnx::proto::{ModelProto, StringStringEntryProto};
+use defer_partition::{Network, Tensor, onnx};
 use std::collections::HashSet;
 
 #[test]
@@ -26,22 +26,72 @@ fn entries_are_complete() {
 
 #[test]
 fn samples_become_inputs_of_every_model() {
-    for sample in samples() {
+    for sample in samples().iter().chain([page()]) {
         assert!(sample.png.len() < 15_000, "{}", sample.name);
         read_picture(sample.png).unwrap();
     }
+    let of_all: Vec<_> = samples().iter().map(|sample| sample.text).collect();
+    assert_eq!(page().text.lines().collect::<Vec<_>>(), of_all);
     for entry in catalogue() {
         let inputs = entry.sample_inputs().unwrap();
-        let names: Vec<_> = inputs.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["label", "receipt", "sentence"]);
-        let shapes: Vec<_> = inputs.iter().map(|(_, tensors)| tensors[0].1.shape.clone()).collect();
-        let (input, want) = match entry.task {
-            Task::TextRecognition => ("x", [[1, 3, 48, 320], [1, 3, 48, 342], [1, 3, 48, 758]]),
-            Task::Classification => ("input", [[1, 3, 224, 224]; 3]),
+        let shapes: Vec<_> =
+            inputs.iter().map(|(name, tensors)| (name.as_str(), tensors[0].1.shape.as_slice())).collect();
+        let want: &[(&str, &[usize])] = match entry.task {
+            Task::TextRecognition => {
+                &[("label", &[1, 3, 48, 320]), ("receipt", &[1, 3, 48, 342]), ("sentence", &[1, 3, 48, 758])]
+            }
+            Task::TextDetection => &[
+                ("page", &[1, 3, 352, 640]),
+                ("label", &[1, 3, 64, 320]),
+                ("receipt", &[1, 3, 32, 224]),
+                ("sentence", &[1, 3, 64, 960]),
+            ],
+            Task::TextDirection => &[
+                ("label", &[1, 3, 48, 192]),
+                ("label-turned", &[1, 3, 48, 192]),
+                ("receipt", &[1, 3, 48, 192]),
+                ("receipt-turned", &[1, 3, 48, 192]),
+                ("sentence", &[1, 3, 48, 192]),
+                ("sentence-turned", &[1, 3, 48, 192]),
+            ],
+            Task::Classification => {
+                &[("label", &[1, 3, 224, 224]), ("receipt", &[1, 3, 224, 224]), ("sentence", &[1, 3, 224, 224])]
+            }
+            Task::TokenEmbedding => &[("tokens-32", &[1, 32]), ("pair-21", &[1, 21]), ("padded-2x16", &[2, 16])],
         };
         assert_eq!(shapes, want, "{}", entry.name);
-        assert!(inputs.iter().all(|(_, tensors)| tensors.len() == 1 && tensors[0].0 == input));
+        for (sample, tensors) in &inputs {
+            let fits = entry.inputs.iter().zip(tensors).all(|(input, (name, tensor))| {
+                input.name == name && input.dtype == tensor.dtype && input.info().admits(&tensor.shape)
+            });
+            assert!(fits && tensors.len() == entry.inputs.len(), "{}, {sample}", entry.name);
+        }
     }
+}
+
+/// Networks that are not generated have to be downloaded; where they cannot be had, this says so.
+#[test]
+fn the_files_take_the_inputs_that_the_catalogue_says() {
+    for entry in catalogue().iter().filter(|entry| !entry.name.starts_with("vgg")) {
+        let file = match entry.fetch(&mut |line| println!("{line}")) {
+            Ok(file) => file,
+            Err(error) if entry.trained => {
+                println!("SKIPPED: {error}");
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let network = Network::new(onnx::read(&file).unwrap()).unwrap();
+        let got: Vec<_> = network.inputs().iter().map(|input| input.info()).collect();
+        assert_eq!(got, entry.inputs.iter().map(|input| input.info()).collect::<Vec<_>>(), "{}", entry.name);
+    }
+}
+
+#[test]
+fn a_network_of_tokens_takes_no_pictures() {
+    let processor = Processor::for_model(find("bert-mini").unwrap(), &[]).unwrap();
+    let error = processor.input(&read_picture(page().png).unwrap()).unwrap_err().to_string();
+    assert_eq!(error, "model bert-mini takes token ids, no pictures; give its inputs as .npy files");
 }
 
 #[test]

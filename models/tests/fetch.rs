@@ -43,6 +43,8 @@ fn a_generated_model_is_the_same_every_time_and_a_damaged_one_is_replaced() {
     let (_, lines) = fetch();
     assert_eq!(lines, ["resnet50 in the cache is damaged or out of date", "generating resnet50"]);
     assert!(fs::read(&path).unwrap() == original);
+    assert_eq!(entry("resnet50").cached(&cache), Some(original.len() as u64));
+    assert_eq!(entry("ocr-rec").cached(&cache), None);
 }
 
 #[test]

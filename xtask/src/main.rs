@@ -4,6 +4,7 @@
 mod bench;
 mod build_stages;
 mod demo;
+mod models;
 mod setup;
 mod test;
 mod wasm_toolchain;
@@ -31,6 +32,7 @@ enum Task {
     Test,
     BuildStages(build_stages::Args),
     Bench(bench::Args),
+    Models(models::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::BuildStages(args) => build_stages::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Models(args) => models::run(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

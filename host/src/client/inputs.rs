@@ -4,7 +4,7 @@ use super::UsageError;
 use super::npy;
 use crate::oip::ModelMetadata;
 use anyhow::Context;
-use defer_models::Processor;
+use defer_models::{Processor, Task};
 use defer_partition::{DType, Tensor, TensorInfo};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -118,7 +118,8 @@ fn load(
         return Ok(vec![(file.name.clone(), npy::read(&file.path)?)]);
     }
     let Some(processor) = processor else {
-        let names: Vec<_> = defer_models::catalogue().iter().map(|e| e.name).collect();
+        let pictures = |e: &&defer_models::Entry| e.task != Task::TokenEmbedding;
+        let names: Vec<_> = defer_models::catalogue().iter().filter(pictures).map(|e| e.name).collect();
         let known = names.join(", ");
         let why =
             format!("it is no .npy file, and pictures are understood for {known} only, not for \"{}\"", model.name);

@@ -71,10 +71,11 @@ fn prepare(given: &[String], model: &crate::oip::ModelMetadata) -> anyhow::Resul
     let pictures = given.iter().any(inputs::Given::is_picture);
     let processor = match entry {
         Some(entry) if pictures || given.is_empty() => {
-            let made = entry
-                .fetch(&mut |line| eprintln!("{line}"))
-                .map_err(anyhow::Error::from)
-                .and_then(|file| Ok(Processor::for_file(entry, &file)?));
+            // Most need nothing of the model's file, which may be large.
+            let made = Processor::for_model(entry, &[]).or_else(|_| {
+                let file = entry.fetch(&mut |line| eprintln!("{line}"))?;
+                anyhow::Ok(Processor::for_file(entry, &file)?)
+            });
             match made {
                 Ok(processor) => Some(processor),
                 Err(e) if pictures => {

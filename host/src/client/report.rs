@@ -58,7 +58,7 @@ struct Failures {
 #[derive(Debug, Serialize)]
 struct Answer {
     input: String,
-    /// What the outputs say, for a model of the catalogue: `{"text","confidence"}` or `{"classes":[…]}`.
+    /// What the outputs say, for a model of the catalogue; see [`structured`].
     #[serde(skip_serializing_if = "Option::is_none")]
     answer: Option<Value>,
     /// The same for a person.
@@ -206,12 +206,25 @@ fn answer_of(
     Answer { input, answer, said, error, outputs: outputs.into_iter().enumerate().map(describe).collect() }
 }
 
+/// `{"text","confidence"}`, `{"regions":[{"left","top","right","bottom","score"}]}` in pixels of the input,
+/// `{"degrees","probability"}`, `{"classes":[{"index","probability"}]}` or `{"sequences","tokens","pooled":[…]}`.
 fn structured(said: &defer_models::Answer) -> Value {
+    use defer_models::Answer;
     match said {
-        defer_models::Answer::Text { text, confidence } => json!({"text": text, "confidence": confidence}),
-        defer_models::Answer::Classes(classes) => {
+        Answer::Text { text, confidence } => json!({"text": text, "confidence": confidence}),
+        Answer::Regions(regions) => {
+            let regions = regions
+                .iter()
+                .map(|r| json!({"left": r.left, "top": r.top, "right": r.right, "bottom": r.bottom, "score": r.score}));
+            json!({ "regions": regions.collect::<Vec<_>>() })
+        }
+        Answer::Direction { degrees, probability } => json!({"degrees": degrees, "probability": probability}),
+        Answer::Classes(classes) => {
             let classes = classes.iter().map(|c| json!({"index": c.index, "probability": c.probability}));
             json!({ "classes": classes.collect::<Vec<_>>() })
+        }
+        Answer::Embedding { sequences, tokens, pooled } => {
+            json!({"sequences": sequences, "tokens": tokens, "pooled": pooled})
         }
     }
 }

@@ -99,7 +99,7 @@ fn vector(dir: &Path) -> String {
 async fn a_busy_server_is_asked_again_and_a_broken_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let file = vector(dir.path());
-    let url = serve(Echo { refusals: 1.into() }, Options::default()).await;
+    let url = serve(Echo { refusals: 1.into(), ..Echo::default() }, Options::default()).await;
     let answered = report(&url, &["--model", "busy", "--input", &file]).await;
     assert_eq!((&answered["succeeded"], &answered["retries"]), (&json!(1), &json!(1)));
     let gone = report(&url, &["--model", "gone", "--input", &file, "--retries", "1"]).await;

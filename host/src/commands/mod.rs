@@ -2,10 +2,12 @@
 
 mod dispatch;
 mod inspect;
+mod models;
 mod serve;
 
 pub use dispatch::{DispatchArgs, dispatch};
 pub use inspect::{InspectArgs, inspect};
+pub use models::{ModelsArgs, models};
 pub use serve::{ServeArgs, serve};
 
 use crate::client::UsageError;

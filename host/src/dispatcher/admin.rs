@@ -3,6 +3,7 @@
 use super::deploy::Deployment;
 use super::service::Service;
 use crate::http::{ApiError, method_not_allowed, not_found, require_token};
+use crate::openapi;
 use crate::relay::Token;
 use crate::telemetry::Memory;
 use axum::extract::State;
@@ -22,17 +23,22 @@ pub struct Admin {
 }
 
 pub fn router(admin: Arc<Admin>, token: Token) -> Router {
+    routes(token).with_state(admin)
+}
+
+fn routes(token: Token) -> Router<Arc<Admin>> {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/v1/pipelines", get(pipelines))
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(token, require_token));
     Router::new()
         .route("/healthz", get(async || Json(json!({"status": "ok"}))))
         .route("/readyz", get(ready))
+        .route(openapi::PATH, openapi::serve(openapi::admin))
+        .method_not_allowed_fallback(method_not_allowed)
         .merge(guarded)
         .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .with_state(admin)
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, ApiError> {
@@ -104,4 +110,16 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
         let _ = writeln!(text, "# TYPE defer_{name} gauge\ndefer_{name} {value}");
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::routes;
+    use crate::openapi;
+    use crate::relay::Token;
+
+    #[test]
+    fn the_description_is_what_the_router_serves() {
+        openapi::tests::assert_describes(&openapi::admin(), &routes(Token::default()));
+    }
 }

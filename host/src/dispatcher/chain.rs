@@ -204,7 +204,7 @@ fn spawn_decoder(
     let (results, mut incoming) = mpsc::unbounded_channel::<Incoming>();
     std::thread::Builder::new().name("results".to_owned()).spawn(move || {
         while let Some(Incoming { tag, content, credit, .. }) = incoming.blocking_recv() {
-            if !ledger.expects(&tag) {
+            if !ledger.arrived(&tag) {
                 tracing::debug!(seq = tag.seq, attempt = tag.attempt, "an echo of a given-up attempt");
                 continue;
             }

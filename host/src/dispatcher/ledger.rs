@@ -21,6 +21,16 @@ const DOUBLINGS: u32 = 6;
 /// What a chain answered.
 pub type Answer = Result<Vec<Named>, Failure>;
 
+/// An answer, and when its request passed the ends of the chain.
+#[derive(Debug)]
+pub struct Reply {
+    pub answer: Answer,
+    /// When a frame of it first went onto the first link.
+    pub sent: Option<Instant>,
+    /// When the frame that answers came out of the last.
+    pub arrived: Option<Instant>,
+}
+
 /// Pending requests of one pipeline.
 #[derive(Debug)]
 pub struct Ledger {
@@ -54,7 +64,9 @@ struct Pending {
     place: Place,
     /// When its first attempt went into the chain.
     first_sent: Option<Instant>,
-    reply: oneshot::Sender<Answer>,
+    /// When an answer to it came out of the chain.
+    arrived: Option<Instant>,
+    reply: oneshot::Sender<Reply>,
 }
 
 /// Where the frame of a pending request is.
@@ -106,10 +118,18 @@ impl Ledger {
         parts: Vec<Part>,
         trace: u128,
         deadline: Instant,
-    ) -> (Outgoing, Entry, oneshot::Receiver<Answer>) {
+    ) -> (Outgoing, Entry, oneshot::Receiver<Reply>) {
         let (reply, answer) = oneshot::channel();
-        let pending =
-            Pending { parts: parts.into(), attempt: 0, trace, deadline, place: Place::Queued, first_sent: None, reply };
+        let pending = Pending {
+            parts: parts.into(),
+            attempt: 0,
+            trace,
+            deadline,
+            place: Place::Queued,
+            first_sent: None,
+            arrived: None,
+            reply,
+        };
         let mut state = self.lock();
         let seq = state.next_seq;
         state.next_seq += 1;
@@ -155,6 +175,15 @@ impl Ledger {
             && state.pending.get(&tag.seq).is_some_and(|pending| tag.attempt <= pending.attempt)
     }
 
+    /// As [`Self::expects`], and notes that the frame came out of the chain: what follows is the dispatcher's own work.
+    pub fn arrived(&self, tag: &Tag) -> bool {
+        let expected = self.expects(tag);
+        if let Some(pending) = self.lock().pending.get_mut(&tag.seq).filter(|_| expected) {
+            pending.arrived = Some(Instant::now());
+        }
+        expected
+    }
+
     /// Delivers an answer, once; `false` for an echo.
     pub fn answer(&self, tag: &Tag, answer: Answer) -> bool {
         if !self.expects(tag) {
@@ -176,7 +205,8 @@ impl Ledger {
         }
         drop(state);
         // The client may be gone.
-        let _ = pending.reply.send(answer);
+        let Pending { first_sent: sent, arrived, reply, .. } = pending;
+        let _ = reply.send(Reply { answer, sent, arrived });
         true
     }
 
@@ -224,7 +254,7 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    fn enter(ledger: &Arc<Ledger>) -> (Tag, Entry, oneshot::Receiver<Answer>) {
+    fn enter(ledger: &Arc<Ledger>) -> (Tag, Entry, oneshot::Receiver<Reply>) {
         let (outgoing, entry, answer) = ledger.enter(Vec::new(), 0, Instant::now() + Duration::from_secs(60));
         (outgoing.tag, entry, answer)
     }
@@ -246,6 +276,21 @@ mod tests {
         assert!(ledger.answer(&tag, Ok(Vec::new())));
         assert!(!ledger.answer(&tag, Ok(Vec::new())));
         assert!(answer.try_recv().is_ok());
+    }
+
+    #[test]
+    fn an_answer_tells_when_its_request_first_went_in_and_came_out() {
+        let ledger = Ledger::new("p", 7, 3, Duration::from_secs(5));
+        let entered = Instant::now();
+        let (first, _entry, mut answer) = enter(&ledger);
+        ledger.sent(&first);
+        let sent = Instant::now();
+        let again = ledger.replay_sent().remove(0).tag;
+        ledger.sent(&again);
+        assert!(ledger.arrived(&again));
+        assert!(ledger.answer(&again, Ok(Vec::new())));
+        let Reply { sent: first_sent, arrived, .. } = answer.try_recv().unwrap();
+        assert!((entered..=sent).contains(&first_sent.unwrap()) && arrived.unwrap() >= sent);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The chain behind the inference protocol: admission, encoding, waiting.
 
 use super::chain::Chain;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Reply};
 use crate::buffer::Pool;
 use crate::engine::Named;
-use crate::oip::{Backend, InferError, InferRequest, InferResponse, ModelMetadata};
+use crate::oip::stats::{Recorder, Steps};
+use crate::oip::{Backend, InferError, InferRequest, InferResponse, ModelMetadata, ModelStats};
 use crate::relay::codec::{self, Codec};
 use crate::relay::frame::{Failure, FailureKind, MAX_RANK, Part};
 use crate::telemetry::{Counter, Timings};
@@ -26,6 +27,8 @@ pub struct Counters {
     pub refused: Counter,
     /// From acceptance to answer.
     pub latency: Timings,
+    /// The same and its parts, as the inference protocol asks for them.
+    pub steps: Recorder,
 }
 
 /// One pipeline, as clients see it.
@@ -156,14 +159,22 @@ impl Service {
         Ok(parts)
     }
 
-    async fn run(&self, chain: &Chain, request: InferRequest) -> Result<Vec<Named>, InferError> {
-        let deadline = Instant::now() + request.budget.unwrap_or(self.patience);
+    /// Runs an accepted request, and tells where its time went:
+    /// - `input`: encoding its tensors for the first hop;
+    /// - `queue`: from there until its frame went onto the first link, which is waiting for the chain's credit;
+    /// - `infer`: from there until the frame that answers arrived from the last link. That is everything in the chain:
+    ///   transport, and decoding, computing, encoding and waiting in every stage, and again where it was sent again;
+    /// - `output`: decoding the outputs and waking the request.
+    async fn run(&self, chain: &Chain, request: InferRequest) -> Result<(Vec<Named>, Steps), InferError> {
+        let accepted = Instant::now();
+        let deadline = accepted + request.budget.unwrap_or(self.patience);
         let parts = if self.codec == Codec::Raw {
             self.encode(request.inputs)?
         } else {
             // Compression would hold up other requests.
             tokio::task::block_in_place(|| self.encode(request.inputs))?
         };
+        let encoded = Instant::now();
         let (frame, _entry, answer) = self.ledger.enter(parts, request.trace, deadline);
         let wait = async {
             chain.feed(frame).await;
@@ -173,8 +184,20 @@ impl Service {
             let waited = request.budget.unwrap_or(self.patience).as_secs_f64();
             InferError::TimedOut(format!("no answer from the chain within {waited} s"))
         })?;
-        let answer = answer.map_err(|_| InferError::Failed("the dispatcher lost the request".to_owned()))?;
-        answer.map_err(|failure| self.failed(&failure))
+        let Reply { answer, sent, arrived } =
+            answer.map_err(|_| InferError::Failed("the dispatcher lost the request".to_owned()))?;
+        let outputs = answer.map_err(|failure| self.failed(&failure))?;
+        let answered = Instant::now();
+        let sent = sent.unwrap_or(encoded);
+        let arrived = arrived.unwrap_or(answered);
+        let steps = Steps {
+            total: answered - accepted,
+            queue: sent.saturating_duration_since(encoded),
+            input: encoded - accepted,
+            infer: arrived.saturating_duration_since(sent),
+            output: answered.saturating_duration_since(arrived),
+        };
+        Ok((outputs, steps))
     }
 
     fn failed(&self, failure: &Failure) -> InferError {
@@ -206,6 +229,13 @@ impl Backend for Service {
         name == self.metadata.name && self.ready()
     }
 
+    fn stats(&self, name: &str) -> Vec<ModelStats> {
+        let ModelMetadata { name: own, versions, .. } = &self.metadata;
+        // All versions are the one pipeline; today there is one.
+        let known = versions.iter().filter(|_| name == own);
+        known.map(|version| self.counters.steps.stats(own, version)).collect()
+    }
+
     fn admit(&self, _model: &str, _body_bytes: Option<u64>) -> Result<(), InferError> {
         self.open()?;
         if self.places.available_permits() == 0 { Err(self.overloaded()) } else { Ok(()) }
@@ -218,12 +248,16 @@ impl Backend for Service {
         let started = Instant::now();
         let result = self.run(&chain, request).await;
         match &result {
-            Ok(_) => {
+            Ok((_, steps)) => {
                 self.counters.answered.add(1);
-                self.counters.latency.record(started.elapsed());
+                self.counters.latency.record(steps.total);
+                self.counters.steps.success(*steps);
             }
-            Err(_) => self.counters.failed.add(1),
+            Err(_) => {
+                self.counters.failed.add(1);
+                self.counters.steps.failure(started.elapsed());
+            }
         }
-        result.map(|outputs| InferResponse { outputs })
+        result.map(|(outputs, _)| InferResponse { outputs })
     }
 }

@@ -6,7 +6,8 @@ use super::store::StoreError;
 use super::table::{Node, PrepareError};
 use crate::artifact::Digest;
 use crate::http::{ApiError, Path, method_not_allowed, not_found, require_token};
-use crate::relay::frame;
+use crate::openapi;
+use crate::relay::{Token, frame};
 use crate::telemetry::Memory;
 use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -29,20 +30,25 @@ type Shared = State<Arc<Node>>;
 
 /// All routes of a node.
 pub fn router(node: Arc<Node>) -> Router {
+    routes(node.config().token.clone()).with_state(node)
+}
+
+fn routes(token: Token) -> Router<Arc<Node>> {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/v1/node", get(describe))
         .route("/v1/stages", get(stages))
         .route("/v1/artifacts/{digest}", put(upload).head(has_artifact))
         .route("/v1/pipelines/{pipeline}/generations/{generation}", put(prepare).delete(remove))
-        .layer(middleware::from_fn_with_state(node.config().token.clone(), require_token));
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(token, require_token));
     Router::new()
         .route("/healthz", get(async || Json(json!({"status": "ok"}))))
         .route("/readyz", get(ready))
+        .route(openapi::PATH, openapi::serve(openapi::node))
+        .method_not_allowed_fallback(method_not_allowed)
         .merge(guarded)
         .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .with_state(node)
 }
 
 /// Every assigned stage is loaded and warmed up before its generation is listed, so only a drain makes a node unready.
@@ -220,4 +226,16 @@ async fn metrics(State(node): Shared) -> impl IntoResponse {
         }
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::routes;
+    use crate::openapi;
+    use crate::relay::Token;
+
+    #[test]
+    fn the_description_is_what_the_router_serves() {
+        openapi::tests::assert_describes(&openapi::node(), &routes(Token::default()));
+    }
 }

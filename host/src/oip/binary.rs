@@ -2,9 +2,11 @@
 //! header lists them, each dense, row-major and little-endian. The HTTP header [`HEADER_LENGTH`] says where the JSON
 //! ends.
 
+use super::InferError;
+use super::coding::{self, Coding};
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use defer_partition::{DType, byte_len};
 use futures_util::stream;
@@ -72,21 +74,46 @@ pub fn take<'a>(rest: &mut &'a [u8], declared: u64, dtype: DType, shape: &[usize
     Ok(taken)
 }
 
-pub(super) fn respond_json(json: Vec<u8>) -> Response {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
+/// An answer's body in its two parts.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) json: Vec<u8>,
+    /// The raw tensors; `None` where all outputs are in the JSON.
+    pub(super) tensors: Option<Vec<Vec<u8>>>,
 }
 
-/// A response of a JSON part and raw tensors. The tensors' bytes go to the socket from where they are.
-pub(super) fn respond_binary(json: Vec<u8>, tensors: Vec<Vec<u8>>) -> Response {
+/// The response of `answer`, compressed by `coding` if it is worth it. Without compression the tensors' bytes go to the
+/// socket from where they are. [`HEADER_LENGTH`] counts the JSON as it is when expanded, as in requests.
+///
+/// # Errors
+/// [`InferError::Failed`] where compression fails.
+pub(super) fn respond(answer: Answer, coding: Option<Coding>) -> Result<Response, InferError> {
+    let Answer { json, tensors } = answer;
     let json_length = json.len();
+    let media = if tensors.is_some() { "application/octet-stream" } else { "application/json" };
+    let lengths = tensors.iter().flatten().map(Vec::len);
+    let coding = coding.filter(|_| coding::worth_it(json_length + lengths.sum::<usize>()));
+    let binary = tensors.is_some();
+    let mut parts: Vec<Vec<u8>> = std::iter::once(json).chain(tensors.into_iter().flatten()).collect();
+    if let Some(coding) = coding {
+        let compressed =
+            coding.compress(parts).map_err(|e| InferError::Failed(format!("cannot compress the answer: {e}")))?;
+        parts = vec![compressed];
+    }
+    let length: usize = parts.iter().map(Vec::len).sum();
     // An empty chunk carries nothing, and some clients take one for the end.
-    let chunks: Vec<_> = std::iter::once(json).chain(tensors).map(Bytes::from).filter(|c| !c.is_empty()).collect();
-    let length: usize = chunks.iter().map(Bytes::len).sum();
-    let body = Body::from_stream(stream::iter(chunks.into_iter().map(Ok::<_, Infallible>)));
+    let chunks = parts.into_iter().map(Bytes::from).filter(|chunk| !chunk.is_empty());
+    let body = Body::from_stream(stream::iter(chunks.map(Ok::<_, Infallible>).collect::<Vec<_>>()));
     let mut response = Response::new(body);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    headers.insert(HEADER_LENGTH, HeaderValue::from(json_length));
-    response
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if let Some(coding) = coding {
+        headers.insert(header::CONTENT_ENCODING, coding.header());
+    }
+    if binary {
+        headers.insert(HEADER_LENGTH, HeaderValue::from(json_length));
+    }
+    Ok(response)
 }

@@ -1,4 +1,4 @@
-//! Reading a request's body within a limit, and answering one that is not worth reading.
+//! Reading a request's body within limits, and answering one that is not worth reading.
 
 use super::error::refusal;
 use super::{InferError, Options};
@@ -6,29 +6,75 @@ use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// A refused body is read up to this much and this long before the connection closes: a client that is still writing
 /// would otherwise see a reset connection instead of the answer.
 const DRAIN_BYTES: usize = 16 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// What memory for bodies is counted in.
+const PAGE: usize = 4096;
+
+/// Memory that the bodies of all requests may take together.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pages: Arc<Semaphore>,
+    bytes: usize,
+}
+
+/// Memory that one body takes; given back when dropped.
+#[derive(Debug, Default)]
+pub(super) struct Held(Option<OwnedSemaphorePermit>);
+
+impl Memory {
+    pub(super) fn new(bytes: usize) -> Self {
+        let pages = bytes.div_ceil(PAGE).min(Semaphore::MAX_PERMITS);
+        Self { pages: Arc::new(Semaphore::new(pages)), bytes }
+    }
+
+    /// Lets `held` grow to `bytes`, if there is as much.
+    fn grow(&self, held: &mut Held, bytes: usize) -> Result<(), InferError> {
+        let have = held.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = u32::try_from(bytes.div_ceil(PAGE).saturating_sub(have)).unwrap_or(u32::MAX);
+        if more == 0 {
+            return Ok(());
+        }
+        let Ok(grown) = Arc::clone(&self.pages).try_acquire_many_owned(more) else {
+            let reason = format!("the bodies of pending requests take the {} MiB that they may", self.bytes >> 20);
+            return Err(InferError::Overloaded { reason, retry_after: Duration::from_secs(1) });
+        };
+        match &mut held.0 {
+            Some(held) => held.merge(grown),
+            empty => *empty = Some(grown),
+        }
+        Ok(())
+    }
+}
 
 /// The length that the client declared.
 pub(super) fn declared(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The whole body, in one allocation where its length is declared. The error is the answer to send, ready made.
-pub(super) async fn read(headers: &HeaderMap, mut body: Body, options: &Options) -> Result<Vec<u8>, Response> {
+/// The whole body, in one allocation where its length is declared, and the memory that it counts for: as much as came,
+/// not as was declared. The error is the answer to send, ready made.
+pub(super) async fn read(
+    headers: &HeaderMap,
+    mut body: Body,
+    options: &Options,
+    memory: &Memory,
+) -> Result<(Vec<u8>, Held), Response> {
     let limit = options.max_body_bytes;
-    let too_large = || refusal(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body is larger than {limit} bytes"));
+    let too_large = || InferError::TooLarge(format!("the body is larger than {limit} bytes")).into_response();
     let declared = declared(headers).unwrap_or(0);
     let Some(expected) = usize::try_from(declared).ok().filter(|&d| d <= limit) else {
-        drain(headers, body).await;
-        return Err(too_large());
+        return Err(refuse_unread(headers, body, too_large()).await);
     };
     let mut read = Vec::new();
+    let mut held = Held::default();
     if read.try_reserve_exact(expected).is_err() {
         let reason = format!("no memory for a body of {expected} bytes");
         return Err(InferError::Overloaded { reason, retry_after: Duration::from_secs(1) }.into_response());
@@ -36,7 +82,7 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Body, options: &Options)
     loop {
         let frame = match timeout(options.idle_timeout, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
-            Ok(None) => return Ok(read),
+            Ok(None) => return Ok((read, held)),
             Ok(Some(Err(e))) => {
                 return Err(refusal(StatusCode::BAD_REQUEST, &format!("the body broke off: {e}")));
             }
@@ -48,17 +94,26 @@ pub(super) async fn read(headers: &HeaderMap, mut body: Body, options: &Options)
         };
         if let Some(chunk) = frame.data_ref() {
             if chunk.len() > limit - read.len() {
-                drain(headers, body).await;
-                return Err(too_large());
+                return Err(refuse_unread(headers, body, too_large()).await);
+            }
+            if let Err(error) = memory.grow(&mut held, read.len() + chunk.len()) {
+                drop((read, held));
+                return Err(refuse_unread(headers, body, error.into_response()).await);
             }
             read.extend_from_slice(chunk);
         }
     }
 }
 
+/// `answer`, once the rest of the body is out of the way.
+pub(super) async fn refuse_unread(headers: &HeaderMap, body: Body, answer: Response) -> Response {
+    drain(headers, body).await;
+    answer
+}
+
 /// Reads and forgets what the client is still sending, within bounds. A client that waits for `100 Continue` has sent
 /// nothing and is not asked to.
-pub(super) async fn drain(headers: &HeaderMap, mut body: Body) {
+async fn drain(headers: &HeaderMap, mut body: Body) {
     if headers.contains_key(header::EXPECT) {
         return;
     }

@@ -17,6 +17,9 @@ pub enum InferError {
     /// 400: the request itself is wrong, and would be every time.
     #[error("{0}")]
     Invalid(String),
+    /// 413: larger than the server takes.
+    #[error("{0}")]
+    TooLarge(String),
     /// 503: more requests than can wait.
     #[error("overloaded: {reason}")]
     Overloaded { reason: String, retry_after: Duration },
@@ -37,6 +40,7 @@ impl InferError {
         match self {
             InferError::UnknownModel { .. } | InferError::UnknownVersion { .. } => StatusCode::NOT_FOUND,
             InferError::Invalid(_) => StatusCode::BAD_REQUEST,
+            InferError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             InferError::Overloaded { .. } | InferError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             InferError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
             InferError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -4,32 +4,63 @@
 //! The formats follow the protocol's [REST specification][spec] and its [binary tensor data extension][binary], which
 //! `tritonclient.http` uses by default. A request's form is told by the header `Inference-Header-Content-Length` alone
 //! (clients do not set `Content-Type`); each output's form by `binary_data` and `binary_data_output`. What is refused
-//! rather than half supported: strings (`BYTES`), shared memory, classification, sequences, compressed bodies.
+//! rather than half supported: strings (`BYTES`), shared memory, classification, sequences.
+//!
+//! Whatever a client sends, memory stays within [`Options`], and work on large bodies leaves the threads that serve
+//! connections alone.
 //!
 //! This module knows formats, names and shapes. What computes is behind [`Backend`], which the dispatcher implements.
 //!
 //! [spec]: https://github.com/kserve/open-inference-protocol
 //! [binary]: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 
+mod auth;
 pub mod binary;
 mod body;
+mod coding;
+mod config;
 mod error;
+mod infer;
 pub mod json;
 mod numbers;
+mod raw;
 mod request;
 mod response;
 mod routes;
+pub mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use binary::HEADER_LENGTH;
 pub use error::InferError;
-pub use request::{Selection, parse};
-pub use routes::{Options, router};
+pub use request::{Parsed, Selection, parse};
+pub use routes::router;
+pub use stats::ModelStats;
 
 use async_trait::async_trait;
 use defer_partition::{Tensor, TensorInfo};
 use std::time::Duration;
+
+/// How the inference port behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bodies larger than this, as sent or once expanded, are refused with 413.
+    pub max_body_bytes: usize,
+    /// What the bodies of all requests may take together while they are read; more are refused with 503. At least
+    /// `max_body_bytes`.
+    pub body_memory: usize,
+    /// How long a client may pause in the middle of a body before it is given up.
+    pub idle_timeout: Duration,
+    /// What a client must send as `Authorization: Bearer`; `None` where the port is open. `/v2/health/*` and
+    /// `/openapi.json` never ask, so that probes and readers need no secret.
+    pub api_token: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_body_bytes: 256 << 20, body_memory: 1 << 30, idle_timeout: Duration::from_secs(30), api_token: None }
+    }
+}
 
 /// What is known of a model before it runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,6 +112,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Whether an inference of `name` would be accepted now.
     fn model_ready(&self, name: &str) -> bool;
+
+    /// What was measured of the model called `name` since the server started, one entry per version.
+    fn stats(&self, name: &str) -> Vec<ModelStats>;
 
     /// Called before a request's body is read, so that a server with a full queue refuses it without taking its
     /// tensors into memory. `body_bytes` is what the client declared. Passing is no promise: `infer` may still refuse.

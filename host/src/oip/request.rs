@@ -6,7 +6,7 @@
 
 use super::binary::{self, Parts};
 use super::json::DataSeed;
-use super::{InferError, ModelMetadata};
+use super::{InferError, ModelMetadata, raw};
 use defer_partition::{DType, Tensor, TensorInfo};
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -83,6 +83,9 @@ struct OutputParameters {
 /// # Errors
 /// [`InferError::Invalid`] naming the input or output and what is wrong with it.
 pub fn parse(model: &ModelMetadata, body: &[u8], header_length: Option<usize>) -> Result<Parsed, InferError> {
+    if header_length == Some(0) {
+        return raw::parse(model, body).map_err(InferError::Invalid);
+    }
     let parts = binary::split(body, header_length).map_err(InferError::Invalid)?;
     let header: Header = serde_json::from_slice(parts.json).map_err(|e| InferError::Invalid(unreadable(model, &e)))?;
     let parameters = header.parameters.unwrap_or_default();

@@ -1,8 +1,8 @@
 //! An inference's answer as JSON, or as JSON and raw tensors.
 
+use super::binary::Answer;
 use super::request::Selection;
-use super::{InferError, InferResponse, ModelMetadata, binary, json};
-use axum::response::Response;
+use super::{InferError, InferResponse, ModelMetadata, json};
 use defer_partition::{DType, Tensor};
 use serde::ser::{Serialize, Serializer};
 
@@ -52,7 +52,7 @@ pub(super) fn build(
     id: Option<&str>,
     selected: &[Selection],
     response: InferResponse,
-) -> Result<Response, InferError> {
+) -> Result<Answer, InferError> {
     let mut computed: Vec<Option<(String, Tensor)>> = response.outputs.into_iter().map(Some).collect();
     let mut picked: Vec<(String, Tensor, bool)> = Vec::with_capacity(selected.len());
     for selection in selected {
@@ -83,5 +83,5 @@ pub(super) fn build(
     let json = serde_json::to_vec(&header).map_err(|e| InferError::Failed(format!("cannot write the answer: {e}")))?;
     let any_binary = picked.iter().any(|(.., binary)| *binary);
     let tensors = picked.into_iter().filter(|(.., binary)| *binary).map(|(_, tensor, _)| tensor.data).collect();
-    Ok(if any_binary { binary::respond_binary(json, tensors) } else { binary::respond_json(json) })
+    Ok(Answer { json, tensors: any_binary.then_some(tensors) })
 }

@@ -46,3 +46,20 @@ fn resnet50_in_four_stages_computes_the_same() {
     let model = fetched("resnet50").expect("it is generated");
     check_samples("resnet50", &model, &[4]);
 }
+
+#[test]
+fn the_other_trained_networks_compute_the_same_in_stages() {
+    for (name, counts) in [("ocr-cls", &[2, 4, 8][..]), ("ocr-det", &[4])] {
+        let Some(model) = fetched(name) else { return };
+        check_samples(name, &model, counts);
+    }
+}
+
+/// Depthwise convolutions; several integer inputs, two open dimensions, and a mask that every layer needs.
+#[test]
+fn the_small_generated_networks_compute_the_same_in_stages() {
+    for name in ["mobilenetv2", "bert-mini"] {
+        let model = fetched(name).expect("it is generated");
+        check_samples(name, &model, &[2, 4, 8]);
+    }
+}

@@ -6,10 +6,8 @@ use super::random::Random;
 
 /// Pictures looked at.
 const PICTURES: usize = 16;
-/// Their width and height: enough that the deepest layers of a network that divides by 32 still see 3 × 3 positions.
-const SIDE: usize = 96;
-/// Side of the patches, in pixels, that pictures are made of: their overall tint, shapes, details, noise.
-const PATCHES: [usize; 4] = [96, 24, 6, 1];
+/// How many patches, side by side, a picture is made of: its overall tint, shapes, details. Noise comes on top.
+const PATCHES: [usize; 3] = [1, 4, 16];
 
 /// One position of one channel in every picture: innermost, so that the arithmetic below vectorises.
 type Lane = [f32; PICTURES];
@@ -44,82 +42,110 @@ pub(super) struct Maps {
 }
 
 impl Maps {
-    /// Pictures with mean 0 and variance 1: patches of several sizes, each with its own random value. The shares of
-    /// the sizes differ from picture to picture: one is nearly plain, another nearly noise.
-    pub(super) fn pictures(channels: usize, random: &mut Random) -> Self {
+    /// Pictures of `side` × `side` pixels, a multiple of 16, with mean 0 and variance 1: patches of several sizes, each
+    /// with its own random value. The shares of the sizes differ from picture to picture: one is nearly plain, another
+    /// nearly noise.
+    pub(super) fn pictures(channels: usize, side: usize, random: &mut Random) -> Self {
+        let columns = PATCHES.into_iter().chain([side]);
         // Squared, so that one size tends to prevail.
         let mut share = |_| {
             let uniform = random.uniform();
             (uniform * uniform) as f32
         };
-        let mut shares: Vec<Lane> = PATCHES.iter().map(|_| std::array::from_fn(&mut share)).collect();
+        let mut shares: Vec<Lane> = columns.clone().map(|_| std::array::from_fn(&mut share)).collect();
         for picture in 0..PICTURES {
             let power = shares.iter().map(|share| share[picture] * share[picture]).sum::<f32>().sqrt();
             shares.iter_mut().for_each(|share| share[picture] /= power);
         }
         let plane = |_| {
-            let mut plane = vec![[0.0; PICTURES]; SIDE * SIDE];
-            for (patch, shares) in PATCHES.into_iter().zip(&shares) {
-                let columns = SIDE / patch;
+            let mut plane = vec![[0.0; PICTURES]; side * side];
+            for (columns, shares) in columns.clone().zip(&shares) {
+                let patch = side / columns;
                 let value = |_| std::array::from_fn(|picture| shares[picture] * random.normal() as f32);
                 let values: Vec<Lane> = (0..columns * columns).map(value).collect();
                 for (at, lane) in plane.iter_mut().enumerate() {
-                    multiply_add(lane, &values[at / SIDE / patch * columns + at % SIDE / patch], 1.0);
+                    multiply_add(lane, &values[at / side / patch * columns + at % side / patch], 1.0);
                 }
             }
             plane
         };
-        Self { side: SIDE, channels: (0..channels).map(plane).collect() }
+        Self { side, channels: (0..channels).map(plane).collect() }
     }
 
     pub(super) fn channels(&self) -> usize {
         self.channels.len()
     }
 
-    /// A convolution with `weights` \[out, in, size, size\].
-    pub(super) fn conv(&self, weights: &[f32], out: usize, window: Window) -> Self {
+    /// A convolution with `weights` \[out, in / groups, size, size\].
+    pub(super) fn conv(&self, weights: &[f32], out: usize, groups: usize, window: Window) -> Self {
         let side = window.side(self.side);
         let area = window.size * window.size;
-        let filter = |weights: &[f32]| {
-            let mut plane = vec![[0.0; PICTURES]; side * side];
-            for (input, weights) in self.channels.iter().zip(weights.chunks_exact(area)) {
-                for (offset, &weight) in weights.iter().enumerate() {
-                    self.each(window, side, offset, |to, from| multiply_add(&mut plane[to], &input[from], weight));
+        let inputs = self.channels.len() / groups;
+        let filter = |(number, weights): &(usize, &[f32])| {
+            let group = &self.channels[number * groups / out * inputs..][..inputs];
+            let mut plane = Vec::with_capacity(side * side);
+            let mut taps = Vec::with_capacity(area);
+            for at in 0..side * side {
+                taps.clear();
+                taps.extend((0..area).filter_map(|offset| Some((offset, self.source(window, side, at, offset)?))));
+                let mut sum = [0.0; PICTURES];
+                for (input, weights) in group.iter().zip(weights.chunks_exact(area)) {
+                    taps.iter().for_each(|&(offset, from)| multiply_add(&mut sum, &input[from], weights[offset]));
                 }
+                plane.push(sum);
             }
             plane
         };
-        Self { side, channels: weights.chunks_exact(weights.len() / out).map(filter).collect() }
+        let filters: Vec<_> = weights.chunks_exact(weights.len() / out).enumerate().collect();
+        Self { side, channels: in_parallel(&filters, filter) }
+    }
+
+    /// A fully connected layer with `out` outputs over maps of one position; `draw` fills the weights of one output after
+    /// the other.
+    pub(super) fn dense(&self, out: usize, mut draw: impl FnMut(&mut [f32])) -> Self {
+        let mut weights = vec![0.0; self.channels.len()];
+        let mut respond = |_| {
+            draw(&mut weights);
+            let mut sum = [0.0; PICTURES];
+            for (channel, &weight) in self.channels.iter().zip(&weights) {
+                multiply_add(&mut sum, &channel[0], weight);
+            }
+            vec![sum]
+        };
+        Self { side: 1, channels: (0..out).map(&mut respond).collect() }
+    }
+
+    /// Channels that each are one position of these maps, as if they were of `side` × `side`.
+    pub(super) fn spread(&self, side: usize) -> Self {
+        let position = |at: usize| at / side * self.side / side * self.side + at % side * self.side / side;
+        let one = |channel: &Vec<Lane>, at| vec![channel[position(at)]];
+        let channels = self.channels.iter().flat_map(|channel| (0..side * side).map(move |at| one(channel, at)));
+        Self { side: 1, channels: channels.collect() }
     }
 
     pub(super) fn max_pool(&self, window: Window) -> Self {
         let side = window.side(self.side);
         let pool = |input: &Vec<Lane>| {
-            let mut plane = vec![[f32::NEG_INFINITY; PICTURES]; side * side];
-            for offset in 0..window.size * window.size {
-                self.each(window, side, offset, |to, from| {
-                    for (to, from) in plane[to].iter_mut().zip(&input[from]) {
+            let greatest = |at| {
+                let mut greatest = [f32::NEG_INFINITY; PICTURES];
+                for from in (0..window.size * window.size).filter_map(|offset| self.source(window, side, at, offset)) {
+                    for (to, from) in greatest.iter_mut().zip(&input[from]) {
                         *to = if *from > *to { *from } else { *to };
                     }
-                });
-            }
-            plane
+                }
+                greatest
+            };
+            (0..side * side).map(greatest).collect()
         };
         Self { side, channels: self.channels.iter().map(pool).collect() }
     }
 
-    /// Calls `visit(to, from)` for each output position and the input position under one `offset` of its window.
-    fn each(&self, window: Window, side: usize, offset: usize, mut visit: impl FnMut(usize, usize)) {
-        for y in 0..side {
-            let Some(from_y) = window.source(y, offset / window.size, self.side) else {
-                continue;
-            };
-            for x in 0..side {
-                if let Some(from_x) = window.source(x, offset % window.size, self.side) {
-                    visit(y * side + x, from_y * self.side + from_x);
-                }
-            }
-        }
+    /// The input position under one `offset` of the window at output position `at` of `side` × `side`, unless it is in
+    /// the padding.
+    fn source(&self, window: Window, side: usize, at: usize, offset: usize) -> Option<usize> {
+        let y = window.source(at / side, offset / window.size, self.side)?;
+        let x = window.source(at % side, offset % window.size, self.side)?;
+        Some(y * self.side + x)
     }
 
     /// `values · scale + shift`, one pair per channel.
@@ -130,10 +156,12 @@ impl Maps {
         self
     }
 
-    pub(super) fn relu(mut self) -> Self {
+    /// What is below 0 becomes 0, and what is above `top` becomes `top`.
+    pub(super) fn clamp(mut self, top: f32) -> Self {
         for plane in &mut self.channels {
             // Not `max`, which may keep either of 0 and -0.
-            plane.as_flattened_mut().iter_mut().for_each(|value| *value = if *value > 0.0 { *value } else { 0.0 });
+            let clamped = |value: f32| if value > 0.0 { if value < top { value } else { top } } else { 0.0 };
+            plane.as_flattened_mut().iter_mut().for_each(|value| *value = clamped(*value));
         }
         self
     }
@@ -171,6 +199,17 @@ impl Maps {
     }
 }
 
+/// What `work` makes of each item, in their order, by as many threads as there are cores.
+fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = items.len().div_ceil(threads).max(1);
+    let all = |items: &[T]| -> Vec<R> { items.iter().map(&work).collect() };
+    std::thread::scope(|scope| {
+        let running: Vec<_> = items.chunks(share).map(|items| scope.spawn(|| all(items))).collect();
+        running.into_iter().flat_map(|thread| thread.join().expect("arithmetic does not panic")).collect()
+    })
+}
+
 fn multiply_add(to: &mut Lane, from: &Lane, factor: f32) {
     for (to, from) in to.iter_mut().zip(from) {
         *to += from * factor;
@@ -194,13 +233,13 @@ mod tests {
     fn a_convolution_slides_its_window_over_padded_maps() {
         let window = Window { size: 3, stride: 2, padding: 1 };
         let corners = [1.0, 0.0, 10.0, 0.0, 100.0, 0.0, 0.0, 0.0, 1000.0];
-        assert_eq!(first_picture(&counting().conv(&corners, 1, window)), [5100.0, 300.0, 750.0, 905.0]);
+        assert_eq!(first_picture(&counting().conv(&corners, 1, 1, window)), [5100.0, 300.0, 750.0, 905.0]);
         assert_eq!(first_picture(&counting().max_pool(window)), [5.0, 6.0, 8.0, 9.0]);
     }
 
     #[test]
     fn pictures_are_normalised_and_differ() {
-        let maps = Maps::pictures(3, &mut Random::new(2));
+        let maps = Maps::pictures(3, 96, &mut Random::new(2));
         for (mean, variance) in maps.statistics() {
             assert!(mean.abs() < 0.5 && (variance - 1.0).abs() < 0.5, "{mean} {variance}");
         }

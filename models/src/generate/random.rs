@@ -1,6 +1,10 @@
 //! Random numbers that are the same everywhere.
 
+/// 2⁶⁴ divided by the golden ratio: what the state grows by.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// SplitMix64 (Steele, Lea, Flood, 2014): one multiply-xor-shift chain per number, good enough for weights.
+#[derive(Clone, Debug)]
 pub(super) struct Random {
     state: u64,
 }
@@ -10,8 +14,13 @@ impl Random {
         Self { state: seed }
     }
 
+    /// As after `count` numbers.
+    pub(super) fn skip(&mut self, count: usize) {
+        self.state = self.state.wrapping_add(STEP.wrapping_mul(count as u64));
+    }
+
     fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.state = self.state.wrapping_add(STEP);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -41,6 +50,14 @@ mod tests {
     fn the_sequence_is_that_of_splitmix64() {
         let mut random = Random::new(0);
         assert_eq!([random.next(), random.next()], [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4]);
+    }
+
+    #[test]
+    fn skipping_is_drawing() {
+        let (mut drawn, mut skipped) = (Random::new(3), Random::new(3));
+        (0..1000).for_each(|_| _ = drawn.next());
+        skipped.skip(1000);
+        assert_eq!(drawn.next(), skipped.next());
     }
 
     #[test]

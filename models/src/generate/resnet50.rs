@@ -3,9 +3,12 @@
 
 use super::builder::{Builder, Value};
 use super::maps::Window;
+use std::io::{self, Write};
 
 const SEED: u64 = 50;
 const SIDE: usize = 224;
+/// Side of the pictures that are measured on: enough that the deepest layers still see 3 × 3 positions.
+const MEASURED: usize = 96;
 const CLASSES: usize = 1000;
 /// Blocks per stage, and channels inside a block; a block's output has four times as many.
 const STAGES: [(usize, usize); 4] = [(3, 64), (4, 128), (6, 256), (3, 512)];
@@ -16,11 +19,11 @@ const BRANCH_SCALE: f64 = 0.5;
 /// leaves a softmax that is neither flat nor all in one class.
 const LOGIT_DEVIATION: f64 = 0.5;
 
-/// Input `input` FP32 \[N,3,224,224\], output `logits` FP32 \[N,1000\]. The residual sums are `add_1` … `add_16`, the ReLU
+/// Writes the network: input `input` FP32 \[N,3,224,224\], output `logits` FP32 \[N,1000\]. The residual sums are `add_1` … `add_16`, the ReLU
 /// after each `add_N_relu`; what is inside block N is `block_N_…`.
-pub(super) fn onnx() -> Vec<u8> {
+pub(super) fn write(out: &mut dyn Write) -> io::Result<()> {
     let mut net = Builder::new("resnet50", SEED);
-    let input = net.picture("input", 3, SIDE);
+    let input = net.picture("input", 3, SIDE, MEASURED);
     let x = net.conv("stem_conv", &input, STAGES[0].1, Window { size: 7, stride: 2, padding: 3 });
     let x = net.batch_norm("stem_bn", x, 1.0);
     let x = net.relu("stem_relu", x);
@@ -37,10 +40,7 @@ pub(super) fn onnx() -> Vec<u8> {
 
     let x = net.average_and_flatten("pool", "flatten", &x);
     net.dense("fc", "logits", &x, CLASSES, LOGIT_DEVIATION);
-    net.finish(
-        "ResNet-50 v1.5 with random weights. It was never trained: its answers mean nothing.",
-        &[("trained", "false")],
-    )
+    net.write("ResNet-50 v1.5 with random weights. It was never trained: its answers mean nothing.", out)
 }
 
 fn bottleneck(net: &mut Builder, number: usize, input: &Value, channels: usize, stride: usize) -> Value {

@@ -1,13 +1,20 @@
 //! From a picture to a network's inputs, and from its outputs to an answer.
 
+mod answer;
 mod classes;
+mod detect;
+mod direction;
+mod line;
 mod text;
+mod tokens;
+
+pub use answer::{Answer, Class, Region};
 
 use crate::catalogue::{Entry, Task};
 use crate::metadata::{DICTIONARY_KEY, MetadataError, read_metadata};
+use crate::samples::{page, samples};
 use defer_partition::Tensor;
 use image::{DynamicImage, Rgb, RgbImage};
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Tensors by name, as a network takes them in one request.
@@ -28,44 +35,14 @@ pub enum ProcessError {
     TooWide { width: u32, height: u32, scaled: u64, limit: usize },
     #[error("the model's metadata has no \"{DICTIONARY_KEY}\": give the metadata of the uncut model file")]
     NoDictionary,
-    #[error("expected one output FP32 {want}, got {got}; is this the model that was asked?")]
+    #[error("model {model} takes token ids, no pictures; give its inputs as .npy files")]
+    NoPictures { model: &'static str },
+    #[error("expected {want}, got {got}; is this the model that was asked?")]
     Output { want: String, got: String },
     #[error("the model knows {classes} characters and its dictionary {dictionary}; they are not of one model")]
     Dictionary { classes: usize, dictionary: usize },
     #[error(transparent)]
     Metadata(#[from] MetadataError),
-}
-
-/// One class and its probability.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Class {
-    pub index: usize,
-    /// From 0 to 1.
-    pub probability: f32,
-}
-
-/// What a network said of one picture.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
-    /// The text, and the mean probability of its characters (0 when there are none).
-    Text { text: String, confidence: f32 },
-    /// The most likely classes, best first.
-    Classes(Vec<Class>),
-}
-
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Answer::Text { text, confidence } => write!(f, "\"{text}\" ({confidence:.2})"),
-            Answer::Classes(classes) => {
-                for (i, class) in classes.iter().enumerate() {
-                    let separator = if i == 0 { "" } else { ", " };
-                    write!(f, "{separator}class {} ({:.3})", class.index, class.probability)?;
-                }
-                Ok(())
-            }
-        }
-    }
 }
 
 /// Turns pictures into inputs of one network, and its outputs into answers.
@@ -78,7 +55,10 @@ pub struct Processor {
 #[derive(Clone, Debug)]
 enum Decoder {
     Text(text::Dictionary),
+    Regions,
+    Direction,
     Classes,
+    Embedding,
 }
 
 impl Processor {
@@ -89,28 +69,47 @@ impl Processor {
                 let lines = metadata.iter().find(|(key, _)| key == DICTIONARY_KEY).ok_or(ProcessError::NoDictionary)?;
                 Decoder::Text(text::Dictionary::parse(&lines.1))
             }
+            Task::TextDetection => Decoder::Regions,
+            Task::TextDirection => Decoder::Direction,
             Task::Classification => Decoder::Classes,
+            Task::TokenEmbedding => Decoder::Embedding,
         };
         Ok(Self { entry, decoder })
     }
 
     /// The processor of `entry`, whose model file is at `path`.
     pub fn for_file(entry: &'static Entry, path: &Path) -> Result<Self, ProcessError> {
-        // A classifier needs nothing of its file, which may be large.
-        let metadata = match entry.task {
-            Task::TextRecognition => read_metadata(path)?,
-            Task::Classification => Vec::new(),
-        };
+        // The others need nothing of their files, which may be large.
+        let metadata = if entry.task == Task::TextRecognition { read_metadata(path)? } else { Vec::new() };
         Self::for_model(entry, &metadata)
     }
 
-    /// The network's inputs for `picture`: FP32 \[1,3,48,W\] for text, W growing with the picture from 320 on;
-    /// FP32 \[1,3,224,224\] for classification.
+    /// The network's inputs for `picture`: FP32 \[1,3,48,W\] to read text, W growing with the picture from 320 on;
+    /// FP32 \[1,3,H,W\], multiples of 32 up to 960, to find text; FP32 \[1,3,48,192\] for its direction;
+    /// FP32 \[1,3,224,224\] for classification. An error for networks that take no pictures.
     pub fn input(&self, picture: &DynamicImage) -> Result<Inputs, ProcessError> {
         Self::inputs(self.entry, picture)
     }
 
-    pub(crate) fn inputs(entry: &Entry, picture: &DynamicImage) -> Result<Inputs, ProcessError> {
+    /// See [`Entry::sample_inputs`].
+    pub(crate) fn samples(entry: &Entry) -> Result<Vec<(String, Inputs)>, ProcessError> {
+        let mut pictures = Vec::new();
+        match entry.task {
+            Task::TokenEmbedding => return Ok(tokens::samples(entry)),
+            Task::TextDetection => pictures.push((page().name.to_owned(), read_picture(page().png)?)),
+            _ => {}
+        }
+        for sample in samples() {
+            let picture = read_picture(sample.png)?;
+            // One that stands on its head, to tell apart from the same upright.
+            let turned = (entry.task == Task::TextDirection).then(|| picture.rotate180());
+            pictures.push((sample.name.to_owned(), picture));
+            pictures.extend(turned.map(|turned| (format!("{}-turned", sample.name), turned)));
+        }
+        pictures.into_iter().map(|(name, picture)| Ok((name, Self::inputs(entry, &picture)?))).collect()
+    }
+
+    fn inputs(entry: &Entry, picture: &DynamicImage) -> Result<Inputs, ProcessError> {
         let (width, height) = (picture.width(), picture.height());
         if width == 0 || height == 0 {
             return Err(ProcessError::Empty { width, height });
@@ -118,16 +117,22 @@ impl Processor {
         let picture = on_white(picture);
         let tensor = match entry.task {
             Task::TextRecognition => text::input(&picture)?,
+            Task::TextDetection => detect::input(&picture),
+            Task::TextDirection => direction::input(&picture),
             Task::Classification => classes::input(&picture),
+            Task::TokenEmbedding => return Err(ProcessError::NoPictures { model: entry.name }),
         };
-        Ok(vec![(entry.input.to_owned(), tensor)])
+        Ok(entry.inputs.iter().map(|input| input.name.to_owned()).zip([tensor]).collect())
     }
 
-    /// What `outputs`, all outputs of the network for one picture, say.
+    /// What `outputs`, all outputs of the network for one request, say.
     pub fn answer(&self, outputs: &[(String, Tensor)]) -> Result<Answer, ProcessError> {
         match &self.decoder {
             Decoder::Text(dictionary) => dictionary.decode(outputs),
+            Decoder::Regions => detect::answer(outputs),
+            Decoder::Direction => direction::answer(outputs),
             Decoder::Classes => classes::answer(outputs),
+            Decoder::Embedding => tokens::answer(outputs),
         }
     }
 }
@@ -169,9 +174,10 @@ fn only_output<'a>(
     {
         return Ok((&tensor.shape, values));
     }
+    Err(unexpected(format!("one output FP32 {want}"), outputs))
+}
+
+fn unexpected(want: String, outputs: &[(String, Tensor)]) -> ProcessError {
     let got: Vec<String> = outputs.iter().map(|(name, t)| format!("\"{name}\" {}{:?}", t.dtype, t.shape)).collect();
-    Err(ProcessError::Output {
-        want: want.to_owned(),
-        got: if got.is_empty() { "none".to_owned() } else { got.join(", ") },
-    })
+    ProcessError::Output { want, got: if got.is_empty() { "none".to_owned() } else { got.join(", ") } }
 }

@@ -1,7 +1,6 @@
 //! Text recognition as PP-OCR does it: a line of text scaled to 48 pixels of height, and characters by greedy CTC.
-//! The recipe follows RapidOCR's `ch_ppocr_rec` (Apache-2.0), for one picture at a time.
 
-use super::{Answer, ProcessError, only_output};
+use super::{Answer, ProcessError, line, only_output};
 use defer_partition::Tensor;
 use image::RgbImage;
 
@@ -23,46 +22,7 @@ pub(super) fn input(picture: &RgbImage) -> Result<Tensor, ProcessError> {
     };
     let text_width = (width as usize * HEIGHT).div_ceil(height as usize).min(padded);
 
-    let columns = taps(width, text_width);
-    let mut values = vec![0.0; 3 * HEIGHT * padded];
-    for (y, row) in taps(height, HEIGHT).iter().enumerate() {
-        for (x, column) in columns.iter().enumerate() {
-            for channel in 0..3 {
-                let level = interpolate(picture, *column, *row, 2 - channel);
-                values[(channel * HEIGHT + y) * padded + x] = (level / 255.0 - 0.5) / 0.5;
-            }
-        }
-    }
-    Ok(Tensor::from_f32(vec![1, 3, HEIGHT, padded], &values).expect("as many values as the shape says"))
-}
-
-/// Two source pixels and the share of the second.
-#[derive(Clone, Copy)]
-struct Tap {
-    first: u32,
-    second: u32,
-    share: f32,
-}
-
-/// For each of `to` pixels along an axis, where it falls among `from` source pixels: centres aligned, edges repeated,
-/// no smoothing when it shrinks, as OpenCV's `INTER_LINEAR` has it and the network expects.
-fn taps(from: u32, to: usize) -> Vec<Tap> {
-    let last = from - 1;
-    let step = f64::from(from) / to as f64;
-    (0..to)
-        .map(|i| {
-            let at = ((i as f64 + 0.5) * step - 0.5).clamp(0.0, f64::from(last));
-            let first = at as u32;
-            Tap { first, second: (first + 1).min(last), share: (at - f64::from(first)) as f32 }
-        })
-        .collect()
-}
-
-/// From 0 to 255.
-fn interpolate(picture: &RgbImage, x: Tap, y: Tap, channel: usize) -> f32 {
-    let level = |x, y| f32::from(picture.get_pixel(x, y).0[channel]);
-    let row = |y| level(x.first, y) * (1.0 - x.share) + level(x.second, y) * x.share;
-    row(y.first) * (1.0 - y.share) + row(y.second) * y.share
+    Ok(line::tensor(picture, (text_width, HEIGHT), (padded, HEIGHT)))
 }
 
 /// The characters that a network knows, by class; class 0 is CTC's blank.
@@ -112,7 +72,6 @@ fn best(values: &[f32]) -> (usize, f32) {
 mod tests {
     use super::*;
     use defer_partition::DType;
-    use image::Rgb;
 
     fn probabilities(best: &[usize], classes: usize) -> Vec<(String, Tensor)> {
         let mut values = vec![0.0; best.len() * classes];
@@ -166,28 +125,5 @@ mod tests {
         }
         let error = input(&RgbImage::new(20_000, 10)).unwrap_err().to_string();
         assert!(error.contains("96000 pixels wide, 8192 is the limit"), "{error}");
-    }
-
-    #[test]
-    fn channels_are_blue_green_red_from_minus_one_to_one() {
-        let mut picture = RgbImage::from_pixel(96, 48, Rgb([255, 0, 51]));
-        picture.put_pixel(0, 0, Rgb([0, 0, 0]));
-        let values = input(&picture).unwrap().to_f32().unwrap();
-        let at = |channel: usize, y: usize, x: usize| values[(channel * 48 + y) * 320 + x];
-        let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
-        assert!(close(at(0, 0, 0), -1.0) && close(at(2, 0, 0), -1.0));
-        assert!(close(at(0, 20, 50), -0.6) && close(at(1, 20, 50), -1.0) && close(at(2, 20, 50), 1.0));
-        assert_eq!([at(0, 0, 96), at(2, 47, 319)], [0.0, 0.0]);
-    }
-
-    #[test]
-    fn scaling_interpolates_between_pixel_centres() {
-        let mut picture = RgbImage::new(2, 24);
-        for y in 0..24 {
-            picture.put_pixel(1, y, Rgb([255, 255, 255]));
-        }
-        let values = input(&picture).unwrap().to_f32().unwrap();
-        let levels: Vec<f32> = values[..4].iter().map(|v| (v + 1.0) / 2.0).collect();
-        assert_eq!(levels, [0.0, 0.25, 0.75, 1.0]);
     }
 }

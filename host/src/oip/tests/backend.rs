@@ -1,11 +1,14 @@
 //! A backend that computes in this process: echoes every element type, adds and subtracts two inputs, and fails in
 //! each of the ways that a backend can.
 
-use crate::oip::{Backend, InferError, InferRequest, InferResponse, ModelMetadata};
+use crate::oip::stats::{Recorder, Steps};
+use crate::oip::{Backend, InferError, InferRequest, InferResponse, ModelMetadata, ModelStats};
 use async_trait::async_trait;
 use defer_partition::{DType, Tensor, TensorInfo};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// `echo-FP32` … `echo-BOOL` answer with their input `x` as `y`; `two parts é` adds and subtracts; `scalar` doubles a
 /// number; `busy`, `gone`, `slow` and `broken` fail; `warming up` is not ready; `full` refuses before the body is read.
@@ -13,6 +16,13 @@ use std::time::Duration;
 pub struct Echo {
     /// `busy` answers once it has refused this many requests.
     pub refusals: AtomicUsize,
+    pub(crate) recorders: Mutex<BTreeMap<String, Arc<Recorder>>>,
+}
+
+impl Echo {
+    fn recorder(&self, model: &str) -> Arc<Recorder> {
+        self.recorders.lock().unwrap().entry(model.to_owned()).or_default().clone()
+    }
 }
 
 fn info(name: &str, dtype: DType, shape: &[i64]) -> TensorInfo {
@@ -59,12 +69,32 @@ impl Backend for Echo {
         name != "warming up"
     }
 
+    fn stats(&self, name: &str) -> Vec<ModelStats> {
+        let recorder = self.recorder(name);
+        // All runs count for the latest version.
+        vec![Recorder::default().stats(name, "1"), recorder.stats(name, "2")]
+    }
+
     fn admit(&self, model: &str, _body_bytes: Option<u64>) -> Result<(), InferError> {
         let retry_after = Duration::from_millis(1500);
         if model == "full" { Err(InferError::Overloaded { reason: "queue full".into(), retry_after }) } else { Ok(()) }
     }
 
-    async fn infer(&self, mut request: InferRequest) -> Result<InferResponse, InferError> {
+    async fn infer(&self, request: InferRequest) -> Result<InferResponse, InferError> {
+        let recorder = self.recorder(&request.model);
+        let started = Instant::now();
+        let result = self.compute(request).await;
+        let total = started.elapsed();
+        match &result {
+            Ok(_) => recorder.success(Steps { total, infer: total, ..Steps::default() }),
+            Err(_) => recorder.failure(total),
+        }
+        result
+    }
+}
+
+impl Echo {
+    async fn compute(&self, mut request: InferRequest) -> Result<InferResponse, InferError> {
         let retry_after = Duration::from_millis(1);
         match request.model.as_str() {
             "busy" if self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() => {

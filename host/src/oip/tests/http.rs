@@ -20,7 +20,8 @@ async fn every_path_answers_in_json() {
         (
             "/v2",
             200,
-            json!({"name": "defer-host", "version": env!("CARGO_PKG_VERSION"), "extensions": ["binary_tensor_data"]}),
+            json!({"name": "defer-host", "version": env!("CARGO_PKG_VERSION"),
+                "extensions": ["binary_tensor_data", "model_configuration", "statistics"]}),
         ),
         ("/v2/health/live", 200, json!({"live": true})),
         ("/v2/health/ready", 200, json!({"ready": true})),
@@ -102,13 +103,53 @@ async fn a_body_that_stops_coming_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_compressed_body_is_refused() {
+async fn bodies_of_all_requests_share_a_bound() {
+    let limit = 1 << 20;
+    let options = Options { max_body_bytes: limit, body_memory: limit, ..Options::default() };
+    let url = serve(Echo::default(), options).await;
+    let head = format!("POST /v2/models/echo-FP32/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {limit}\r\n\r\n");
+    let path = format!("{url}/v2/models/echo-FP32/infer");
+    let refused = (503, json!({"error": "overloaded: the bodies of pending requests take the 1 MiB that they may"}));
+    let hold = async {
+        loop {
+            let mut socket = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+            socket.write_all(head.as_bytes()).await.unwrap();
+            // What is declared costs nothing, what is sent does.
+            assert_eq!(post(path.clone(), ask(&[100, 100])).await.0, 200);
+            socket.write_all(&vec![b' '; limit - 1]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            // Had the server not read it all by now, the large body would be the one refused.
+            if post(path.clone(), ask(&[100, 100])).await == refused {
+                return socket;
+            }
+        }
+    };
+    let socket = tokio::time::timeout(Duration::from_secs(10), hold).await.unwrap();
+    drop(socket);
+    let served = async {
+        while post(path.clone(), ask(&[100, 100])).await.0 != 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), served).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_the_right_ones() {
     let url = start().await;
-    let request = reqwest::Client::new().post(format!("{url}/v2/models/echo-FP32/infer"));
-    let answer = request.header("content-encoding", "gzip").body("x").send().await.unwrap();
-    assert_eq!(answer.status(), 415);
-    let body: Value = answer.json().await.unwrap();
-    assert_eq!(body, json!({"error": "bodies with Content-Encoding \"gzip\" are not served; send the body as it is"}));
+    let client = reqwest::Client::new();
+    for (method, path, allowed) in [
+        ("GET", "/v2/models/busy/infer", "POST"),
+        ("DELETE", "/v2/models/busy/versions/1/infer", "POST"),
+        ("POST", "/v2/models/busy/stats", "GET,HEAD"),
+        ("TRACE", "/v2/health/live", "GET,HEAD"),
+        ("PUT", "/openapi.json", "GET,HEAD"),
+    ] {
+        let answer = client.request(method.parse().unwrap(), format!("{url}{path}")).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), &answer.headers()["allow"]), (405, &allowed.parse().unwrap()), "{path}");
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(body, json!({"error": format!("{method} is not served at {path}")}));
+    }
 }
 
 #[tokio::test]
@@ -119,6 +160,8 @@ async fn a_token_is_asked_for_everywhere_but_at_health() {
     let cases = [
         ("/v2/health/live", None, 200),
         ("/v2/health/ready", None, 200),
+        ("/openapi.json", None, 200),
+        ("/v2/models/stats", None, 401),
         ("/v2", None, 401),
         ("/v2/models/busy", Some("Bearer s3cre"), 401),
         ("/v2/models/busy", Some("Bearer s3crets3cret"), 401),

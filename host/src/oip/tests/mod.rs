@@ -2,8 +2,11 @@
 
 pub(crate) mod backend;
 mod bodies;
+mod compressed;
 mod formats;
 mod http;
+mod load;
+mod raw;
 
 use super::{Options, router};
 use backend::Echo;

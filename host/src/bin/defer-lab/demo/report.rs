@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use defer_host::client::Load;
 use defer_host::engine::Named;
 use defer_host::pipeline::Pipeline;
-use defer_models::{Answer, Processor};
+use defer_models::Processor;
 use std::fmt;
 use std::time::Duration;
 
@@ -116,12 +116,7 @@ fn said(processor: Option<&Processor>, outputs: &[Named]) -> Result<String> {
         let shapes = outputs.iter().map(|(name, tensor)| format!("{name} {}{:?}", tensor.dtype, tensor.shape));
         return Ok(shapes.collect::<Vec<_>>().join(", "));
     };
-    Ok(match processor.answer(outputs)? {
-        Answer::Text { text, .. } => format!("\"{text}\""),
-        Answer::Classes(classes) => {
-            classes.first().map_or_else(|| "no class".to_owned(), |best| format!("class {}", best.index))
-        }
-    })
+    Ok(processor.answer(outputs)?.gist())
 }
 
 impl fmt::Display for Report<'_> {

@@ -1,0 +1,133 @@
+//! A node's REST port.
+
+use super::schema::{array, count, described, digest, nullable, number, object, reference, string, with_optional};
+use super::{NO_BODY_404, PATH, description, guarded, in_path, metrics, ok, open};
+use serde_json::{Map, Value, json};
+
+const ABOUT: &str = "A node runs stages of pipelines: it stores their artifacts, and prepares and drops generations as \
+    a dispatcher asks it to. Tensors travel over the relay, which is no HTTP.";
+
+/// The description of a node's port.
+pub fn document() -> Value {
+    let mut paths = Map::new();
+    let mut add = |path: &str, item: Value| paths.insert(path.to_owned(), item);
+    add(PATH, description());
+    add("/healthz", json!({ "get": open("healthz", "Whether the process runs", ok("It does.", "Health"), &[]) }));
+    let ready = ok("Every assigned stage is loaded and warmed up.", "Ready");
+    add("/readyz", json!({ "get": open("readyz", "Whether the node takes work", ready, &[503]) }));
+    add("/metrics", json!({ "get": guarded("metrics", "Counters", metrics(), &[]) }));
+    let node = guarded("node", "What this node is", ok("Name, hardware, engines, addresses.", "Node"), &[]);
+    add("/v1/node", json!({ "get": node }));
+    let stages = guarded("stages", "What this node runs", ok("Every slot.", "Stages"), &[]);
+    add("/v1/stages", json!({ "get": stages }));
+    add("/v1/artifacts/{digest}", artifacts());
+    add("/v1/pipelines/{pipeline}/generations/{generation}", generations());
+    super::document("defer-host node", ABOUT, paths, "node", schemas())
+}
+
+fn artifacts() -> Value {
+    let here = json!({ "200": { "description": "It is here, and verified." } });
+    let mut has = guarded("hasArtifact", "Whether an artifact is here", here, &[400, NO_BODY_404]);
+    // Answers to HEAD have no body, whatever they say.
+    for status in ["400", "401"] {
+        has["responses"][status] = json!({ "description": "As with PUT, without the body." });
+    }
+    let stored = ok("Stored. Its bytes are what its name says.", "Stored");
+    let mut put = guarded("putArtifact", "Stores an artifact", stored, &[400, 500, 507]);
+    let bytes = json!({ "application/octet-stream": { "schema": { "description": "A stage: a .wasm file." } } });
+    put["requestBody"] = json!({ "required": true, "content": bytes });
+    let name = in_path("digest", "SHA-256 of the artifact.", digest());
+    json!({ "parameters": [name], "head": has, "put": put })
+}
+
+fn generations() -> Value {
+    let prepared = ok("Loaded and warmed up, or the lease renewed.", "Prepared");
+    let refusals = [400, 409, 422, 500, 503, 507];
+    let mut put = guarded("prepare", "Prepares a generation, or renews its lease", prepared, &refusals);
+    let prepare = json!({ "application/json": { "schema": reference("Prepare") } });
+    put["requestBody"] = json!({ "required": true, "content": prepare });
+    let dropped = json!({ "204": { "description": "Drained and dropped." } });
+    let mut delete = guarded("drop", "Drains and drops a generation", dropped, &[400, 404, 409]);
+    let query = |name: &str, what: &str| json!({ "name": name, "in": "query", "description": what, "schema": count() });
+    delete["parameters"] = json!([
+        query("incarnation", "Drop it only if it belongs to this dispatcher, else 409."),
+        query("drain_ms", "How long to wait for what is in it, 10,000 if not given."),
+    ]);
+    let parameters = json!([
+        in_path("pipeline", "The pipeline's name.", json!({ "type": "string", "minLength": 1 })),
+        in_path("generation", "Numbered upwards by the dispatcher.", count()),
+    ]);
+    json!({ "parameters": parameters, "put": put, "delete": delete })
+}
+
+fn schemas() -> Value {
+    let codec = || json!({ "type": "string", "enum": ["raw", "lz4"] });
+    let state = json!({ "type": "string", "enum": ["prepared", "active", "draining"] });
+    let owner = object([("name", string()), ("incarnation", described(count(), "Drawn anew at each start."))]);
+    let hop = object([("relay", described(string(), "host:port")), ("stage", count())]);
+    json!({
+        "Health": object([("status", string())]),
+        "Ready": object([("status", string()), ("generations", count())]),
+        "Stored": object([("digest", digest())]),
+        "Engine": object([("name", string()), ("version", string())]),
+        "Memory": object([("resident_bytes", count()), ("anonymous_bytes", count()), ("peak_bytes", count())]),
+        "Node": object([
+            ("name", string()),
+            ("version", string()),
+            ("arch", string()),
+            ("cores", count()),
+            ("threads", count()),
+            ("memory", reference("Memory")),
+            ("engines", array(reference("Engine"))),
+            ("protocol", described(count(), "Version of the relay's protocol.")),
+            ("relay", described(string(), "Address to which the relay is bound.")),
+            ("advertise", described(nullable(string()), "Where others reach the relay, if told.")),
+            ("max_tensor_bytes", count()),
+            ("uptime_s", count()),
+        ]),
+        "Timings": object([
+            ("count", count()),
+            ("sum_us", number()),
+            ("median_us", described(number(), "Of the latest few hundred.")),
+            ("max_us", number()),
+        ]),
+        "Counters": object([
+            ("frames_received", count()),
+            ("frames_sent", count()),
+            ("requests_failed", count()),
+            ("bytes_in", count()),
+            ("bytes_out", count()),
+            ("decode", reference("Timings")),
+            ("compute", reference("Timings")),
+            ("sandbox", reference("Timings")),
+            ("encode", reference("Timings")),
+        ]),
+        "Stage": object([
+            ("pipeline", string()),
+            ("index", count()),
+            ("count", described(count(), "Stages of the whole pipeline.")),
+            ("generation", count()),
+            ("digest", digest()),
+            ("dispatcher", string()),
+            ("engine", string()),
+            ("state", state.clone()),
+            ("codec", codec()),
+            ("weights_bytes", count()),
+            ("loaded_ms", number()),
+            ("counters", reference("Counters")),
+        ]),
+        "Stages": object([("stages", array(reference("Stage")))]),
+        "Owner": owner,
+        "Hop": hop,
+        "Assignment": with_optional(object([("index", count()), ("artifact", digest())]), [
+            ("next", described(array(reference("Hop")), "Where the output goes; empty for the last stage.")),
+            ("codec", codec()),
+        ]),
+        "Prepare": object([
+            ("dispatcher", reference("Owner")),
+            ("lease_ms", described(count(), "How long the claim lasts without being renewed.")),
+            ("stages", described(array(reference("Assignment")), "This node's.")),
+        ]),
+        "Prepared": object([("state", state), ("generation", count()), ("stages", array(reference("Stage")))]),
+    })
+}
