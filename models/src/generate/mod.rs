@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "computes for some seconds and hashes 1.1 GB; fetching checks the same"]
+    #[cfg_attr(debug_assertions, ignore = "takes minutes without optimisation")]
     fn large_networks_have_the_bytes_that_the_catalogue_says() {
         check(&["vgg16", "vgg19"]);
     }
