@@ -22,7 +22,7 @@ pub const VERSION: &str = "1.24.4";
 #[derive(Clone)]
 pub struct OnnxRuntime {
     environment: Environment,
-    library: PathBuf,
+    file: PathBuf,
 }
 
 static OPENED: Mutex<Option<OnnxRuntime>> = Mutex::new(None);
@@ -46,14 +46,14 @@ impl OnnxRuntime {
             .with_telemetry(false)
             .build()
             .map_err(|error| unavailable(error.to_string()))?;
-        let runtime = Self { environment, library };
+        let runtime = Self { environment, file: library };
         *opened = Some(runtime.clone());
         Ok(runtime)
     }
 
     /// The shared library in use.
     pub fn library(&self) -> &Path {
-        &self.library
+        &self.file
     }
 }
 
@@ -81,7 +81,7 @@ impl Engine for OnnxRuntime {
 
     fn version(&self) -> String {
         // The API names no version, only the branch and commit it was built from; files and folders of releases do.
-        let real = self.library.canonicalize().unwrap_or_else(|_| self.library.clone());
+        let real = self.file.canonicalize().unwrap_or_else(|_| self.file.clone());
         let path = real.to_string_lossy();
         let is_version =
             |part: &&str| part.split('.').count() == 3 && part.split('.').all(|n| n.parse::<u32>().is_ok());
