@@ -2,6 +2,7 @@
 //!
 //! Each thing it looks after is a file here, with a check that is cheap enough to run before every task.
 
+mod c_libraries;
 mod c_linker;
 mod clients;
 mod command;
@@ -17,7 +18,7 @@ use anyhow::Result;
 use crate::workspace::seconds;
 use machine::Machine;
 
-/// Installs what is missing: Python, the wasm toolchain, the onnxruntime library, the tests' clients.
+/// Installs what is missing: C tools, Python, the wasm toolchain, the onnxruntime library, the tests' clients.
 ///
 /// Does nothing, in under a second, when all of it is there. Where it may not install packages, it prints the commands.
 #[derive(clap::Args)]
@@ -64,8 +65,14 @@ trait Item {
 }
 
 /// In order: a later item is installed with the help of earlier ones.
-const ITEMS: [&dyn Item; 5] =
-    [&c_linker::CLinker, &python::Python, &wasm::Wasm, &onnxruntime::Onnxruntime, &clients::Clients];
+const ITEMS: [&dyn Item; 6] = [
+    &c_linker::CLinker,
+    &c_libraries::CLibraries,
+    &python::Python,
+    &wasm::Wasm,
+    &onnxruntime::Onnxruntime,
+    &clients::Clients,
+];
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let started = Instant::now();
