@@ -41,7 +41,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
 
-    /// Inference engine to profile with: auto or onnxruntime
+    /// Inference engine to profile with: onnxruntime, tract, or auto: onnxruntime where its library loads, else tract
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub engine: Choice,
 

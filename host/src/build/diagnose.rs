@@ -7,9 +7,10 @@ use defer_partition::graph::Node;
 use defer_partition::onnx::proto::{ModelProto, NodeProto};
 use defer_partition::{Atoms, Network, Partition, slice};
 
-/// How onnxruntime says that it lacks an operator: of an unknown domain, of an unknown name, for these element types.
-const LACKING: [&str; 3] =
-    ["is not a registered function/op", "No Op registered for", "Could not find an implementation"];
+/// How onnxruntime says that it lacks an operator (of an unknown domain, of an unknown name, for these element types), and
+/// how tract does.
+const LACKING: [&str; 4] =
+    ["is not a registered function/op", "No Op registered for", "Could not find an implementation", "no operator "];
 
 /// Finds the first node without which the network would load: the end of the shortest beginning of the network that
 /// does not. `error` is what the whole network came to.

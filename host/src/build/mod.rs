@@ -82,7 +82,7 @@ pub fn load_whole(path: &Path, engine: &dyn Engine, options: Options) -> Result<
 /// Cuts a network into stages and writes them; the folder's earlier pipeline is replaced once all are written.
 pub fn build(options: &BuildOptions, engine: &dyn Engine, progress: &dyn Progress) -> Result<Built, BuildError> {
     let stages = options.count()?;
-    let session = Options { threads: options.threads.max(1) };
+    let session = Options::new(options.threads.max(1));
     let prepared = prepare::prepare(options, engine, session, progress)?;
     let network = &prepared.network;
 

@@ -4,7 +4,7 @@ use super::{Exposure, MEBI, host_name, read_token, shutdown_on_signal};
 use crate::buffer::Pool;
 use crate::client::UsageError;
 use crate::engine::{self, Choice, EngineError, Options};
-use crate::node::{Loader, Node, NodeConfig, StoreError};
+use crate::node::{Loader, Node, NodeConfig, StoreError, TimeLimits};
 use crate::sandbox::{Limits, Sandbox};
 use anyhow::Result;
 use clap::Args;
@@ -45,12 +45,18 @@ pub struct ServeArgs {
     /// Threads that one inference may use [default: the cores that this process may use]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Inference engine: auto or onnxruntime
+    /// Inference engine: onnxruntime, tract, or auto: onnxruntime where its library loads, else tract
     #[arg(long, default_value = "auto", value_name = "E")]
     engine: Choice,
     /// The onnxruntime shared library [default: ORT_DYLIB_PATH, else beside the program, else what `cargo xtask setup` installed]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
+    /// Seconds that the engine may compute for one request, whatever time the request itself has
+    #[arg(long, default_value_t = 60, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    engine_timeout: u64,
+    /// Seconds to load a stage and warm it up
+    #[arg(long, default_value_t = 120, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    load_timeout: u64,
     /// File with the secret that nodes, dispatchers and people who give orders share
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -94,7 +100,11 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let loader = Loader {
         sandbox: Sandbox::new(Limits::default())?,
         engine: Arc::clone(&engine),
-        options: Options { threads: threads.max(1) },
+        options: Options::new(threads.max(1)),
+        limits: TimeLimits {
+            engine_time: Duration::from_secs(args.engine_timeout),
+            load_time: Duration::from_secs(args.load_timeout),
+        },
         pool: Pool::new(POOL),
         max_tensor,
     };

@@ -1,12 +1,19 @@
 //! What computes a slice. One file per engine; everything else sees the two traits.
 
+pub mod abandoned;
 pub mod onnxruntime;
+mod panic;
+pub mod tract;
+pub mod watchdog;
 
 use crate::buffer::Pool;
 use defer_partition::{Tensor, TensorInfo};
+use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use thiserror::Error;
+use watchdog::Brake;
 
 /// A tensor with its name in the graph.
 pub type Named = (String, Tensor);
@@ -35,6 +42,26 @@ pub struct Model<'a> {
 pub struct Options {
     /// Threads that one inference may use.
     pub threads: usize,
+    pub prepacking: Prepacking,
+    /// How long loading may take, where the engine can be stopped.
+    pub load_time: Option<Duration>,
+}
+
+impl Options {
+    /// With that many threads, and whatever is fastest.
+    pub const fn new(threads: usize) -> Self {
+        Self { threads, prepacking: Prepacking::On, load_time: None }
+    }
+}
+
+/// Whether an engine that can do without keeps a second version of weights, in the order in which it reads them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prepacking {
+    /// Faster matrix products, more memory.
+    #[default]
+    On,
+    /// Weights are read in place.
+    Off,
 }
 
 /// An inference engine of this process.
@@ -55,17 +82,26 @@ pub trait Session: Send {
     /// Names of the graph's outputs.
     fn outputs(&self) -> Vec<String>;
 
+    /// What stops a run from another thread; `None` where nothing does.
+    fn brake(&self) -> Option<Arc<dyn Brake>> {
+        None
+    }
+
     /// Computes all outputs. The buffers of the outputs come from `pool`; those of the inputs stay the caller's.
     fn run(&mut self, inputs: &[Named], pool: &Pool) -> Result<Vec<Named>, EngineError>;
 }
 
+/// A session that several callers use in turn.
+pub type SharedSession = Arc<Mutex<Box<dyn Session>>>;
+
 /// Which engine a user asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// The best one that loads here.
+    /// onnxruntime where its library loads, else tract.
     #[default]
     Auto,
     OnnxRuntime,
+    Tract,
 }
 
 impl std::str::FromStr for Choice {
@@ -75,16 +111,41 @@ impl std::str::FromStr for Choice {
         match name {
             "auto" => Ok(Self::Auto),
             "onnxruntime" => Ok(Self::OnnxRuntime),
-            other => Err(format!("unknown engine \"{other}\"; this version has auto and onnxruntime")),
+            "tract" => Ok(Self::Tract),
+            other => Err(format!("unknown engine \"{other}\"; there are auto, onnxruntime and tract")),
         }
     }
 }
 
-/// Opens the engine that `choice` means. `library` is onnxruntime's shared library, if the user named one.
+/// Opens the engine that `choice` means. `library` is onnxruntime's shared library, if the user named one: that one must
+/// load then, unless tract was asked for.
 pub fn open(choice: Choice, library: Option<PathBuf>) -> Result<Arc<dyn Engine>, EngineError> {
+    let named = library.is_some();
+    let onnxruntime = || Ok(Arc::new(onnxruntime::OnnxRuntime::open(library)?) as Arc<dyn Engine>);
     match choice {
-        Choice::Auto | Choice::OnnxRuntime => Ok(Arc::new(onnxruntime::OnnxRuntime::open(library)?)),
+        Choice::Tract => Ok(Arc::new(tract::Tract)),
+        Choice::Auto if !named => Ok(onnxruntime().unwrap_or_else(|error: EngineError| {
+            tracing::warn!(cause = %error, "onnxruntime does not load; tract computes, more slowly");
+            Arc::new(tract::Tract)
+        })),
+        Choice::Auto | Choice::OnnxRuntime => onnxruntime(),
     }
+}
+
+/// An engine of this process, as a node lists it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    pub name: &'static str,
+    pub version: String,
+    /// Whether this node computes with it.
+    pub chosen: bool,
+}
+
+/// The engines that this process has, the `chosen` one first. onnxruntime's library is not loaded for the list alone.
+pub fn list(chosen: &dyn Engine) -> Vec<Listed> {
+    let listed = |engine: &dyn Engine, chosen| Listed { name: engine.name(), version: engine.version(), chosen };
+    let others = (chosen.name() != tract::Tract.name()).then(|| listed(&tract::Tract, false));
+    [listed(chosen, true)].into_iter().chain(others).collect()
 }
 
 /// Inputs of zeros, in the given shapes: what a session is warmed up with.

@@ -2,6 +2,7 @@
 
 use super::loaded::Loaded;
 use super::outlet::{self, Next};
+use super::runner::Health;
 use super::slot::{self, Counters, Identity};
 use crate::artifact::Digest;
 use crate::relay::frame::PipelineId;
@@ -66,6 +67,8 @@ pub enum State {
     Active,
     /// Finishing what is in it.
     Draining,
+    /// One of its stages does not compute: its engine did not stop. Said of that stage only.
+    Failed,
 }
 
 /// A generation of one pipeline, as far as it is on this node.
@@ -85,6 +88,7 @@ pub struct Generation {
 pub struct Slot {
     pub loaded: Arc<Loaded>,
     pub counters: Arc<Counters>,
+    pub health: Arc<Health>,
     pub codec: Codec,
     /// Tensors in a frame that enters.
     pub entering: usize,
@@ -121,12 +125,13 @@ impl Generation {
                 stage: assignment.index,
             };
             let counters = Arc::new(Counters::default());
+            let health = Arc::new(Health::default());
             let (out, frames) = mpsc::channel(outlet::QUEUE);
             let inlet = slot::start(
                 identity.clone(),
                 Arc::clone(&loaded),
                 assignment.codec,
-                Arc::clone(&counters),
+                (Arc::clone(&counters), Arc::clone(&health)),
                 &context.limits,
                 out,
             )?;
@@ -144,7 +149,7 @@ impl Generation {
             };
             tokio::spawn(cancel.clone().run_until_cancelled_owned(outlet.run(next, frames)));
             let entering = loaded.artifact.manifest.entering().len();
-            let slot = Slot { loaded, counters, codec: assignment.codec, entering, inlet, collectors };
+            let slot = Slot { loaded, counters, health, codec: assignment.codec, entering, inlet, collectors };
             slots.insert(assignment.index, slot);
         }
         guard.disarm();

@@ -2,14 +2,20 @@
 
 use crate::artifact::{Artifact, ArtifactError, Digest, Manifest};
 use crate::buffer::Pool;
-use crate::engine::{self, Engine, Model, Options, Session};
+use crate::engine::abandoned::{self, Charge};
+use crate::engine::{self, Engine, Model, Options, Session, SharedSession};
 use crate::sandbox::{Instance, Program, RunError, Sandbox, SandboxError};
 use defer_partition::byte_len;
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use tokio::sync::oneshot;
+
+/// How long an engine that was told to stop may take to do so.
+const GRACE: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -23,6 +29,29 @@ pub enum LoadError {
     TooLarge { input: String, bytes: usize, limit: usize },
     #[error("the stage failed its warm-up: {0}")]
     WarmUp(RunError),
+    #[error("loading took longer than {0} s (serve --load-timeout)")]
+    Late(f64),
+    #[error("{0} threads are in engines that do not return; restart the node to load more")]
+    Crowded(usize),
+    #[error("loading ended without a result")]
+    Vanished,
+    #[error("no thread to load on: {0}")]
+    Thread(std::io::Error),
+}
+
+/// How long an engine may take.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeLimits {
+    /// For one call.
+    pub engine_time: Duration,
+    /// For loading a stage and warming it up.
+    pub load_time: Duration,
+}
+
+impl Default for TimeLimits {
+    fn default() -> Self {
+        Self { engine_time: Duration::from_secs(60), load_time: Duration::from_secs(120) }
+    }
 }
 
 /// What loading needs of the node.
@@ -31,6 +60,7 @@ pub struct Loader {
     pub sandbox: Sandbox,
     pub engine: Arc<dyn Engine>,
     pub options: Options,
+    pub limits: TimeLimits,
     pub pool: Pool,
     /// Bytes of one tensor: what a manifest asks for in a warm-up is as untrusted as what a frame declares.
     pub max_tensor: usize,
@@ -41,12 +71,15 @@ pub struct Loaded {
     pub digest: Digest,
     /// Keeps the file mapped while the engine reads weights from it.
     pub artifact: Artifact,
-    pub engine: &'static str,
+    loader: Loader,
     /// Time that loading and warming up took.
     pub load_time: Duration,
     program: Program,
-    session: Arc<Mutex<Box<dyn Session>>>,
-    pool: Pool,
+    /// Replaced when the engine does not come out of it.
+    session: Mutex<SharedSession>,
+    grace: Duration,
+    /// Held while the session is being replaced.
+    renewing: Mutex<()>,
 }
 
 impl Loader {
@@ -56,10 +89,7 @@ impl Loader {
         let artifact = Artifact::open(path)?;
         self.check_warm_up(&artifact.manifest)?;
         let program = self.sandbox.compile(&artifact)?;
-        let graph = artifact.model()?;
-        let model = Model { bytes: &graph, weights_folder: artifact.path().parent() };
-        let session = self.engine.load(model, self.options).map_err(SandboxError::from)?;
-        drop(graph);
+        let session = self.session(&artifact)?;
         let manifest = &artifact.manifest;
         for (what, got, want) in
             [("inputs", session.inputs(), &manifest.inputs), ("outputs", session.outputs(), &manifest.outputs)]
@@ -70,19 +100,53 @@ impl Loader {
                 return Err(LoadError::Mismatch { what, got, want });
             }
         }
-        let session = Arc::new(Mutex::new(session));
+        // An engine that cannot be stopped is not waited for.
+        let grace = session.brake().map_or(Duration::ZERO, |_| GRACE);
         let mut loaded = Loaded {
             digest,
-            engine: self.engine.name(),
+            loader: self.clone(),
             load_time: Duration::ZERO,
             program,
-            session,
-            pool: self.pool.clone(),
+            session: Mutex::new(Arc::new(Mutex::new(session))),
+            grace,
+            renewing: Mutex::default(),
             artifact,
         };
-        loaded.warm_up()?;
+        loaded.warm_up(started + self.limits.load_time)?;
         loaded.load_time = started.elapsed();
         Ok(loaded)
+    }
+
+    fn session(&self, artifact: &Artifact) -> Result<Box<dyn Session>, LoadError> {
+        let graph = artifact.model()?;
+        let model = Model { bytes: &graph, weights_folder: artifact.path().parent() };
+        let options = Options { load_time: Some(self.limits.load_time), ..self.options };
+        Ok(self.engine.load(model, options).map_err(SandboxError::from)?)
+    }
+
+    /// The same on a thread of its own, which is abandoned to the engine if it takes too long.
+    pub async fn load_in_time(&self, digest: Digest, path: &Path) -> Result<Loaded, LoadError> {
+        let crowd = abandoned::count();
+        if crowd >= abandoned::LIMIT {
+            return Err(LoadError::Crowded(crowd));
+        }
+        let (tell, mut told) = oneshot::channel();
+        let charge = Arc::new(Charge::default());
+        charge.begin(());
+        let (loader, path, of) = (self.clone(), path.to_owned(), Arc::clone(&charge));
+        let load = move || {
+            let loaded = loader.load(digest, &path);
+            if of.end().is_some() {
+                let _ = tell.send(loaded);
+            }
+        };
+        thread::Builder::new().name("load".to_owned()).spawn(load).map_err(LoadError::Thread)?;
+        match tokio::time::timeout(self.limits.load_time + GRACE, &mut told).await {
+            Err(_) if charge.give_up().is_some() => Err(LoadError::Late(self.limits.load_time.as_secs_f64())),
+            // It came at the last moment.
+            Err(_) => told.await.unwrap_or(Err(LoadError::Vanished)),
+            Ok(loaded) => loaded.unwrap_or(Err(LoadError::Vanished)),
+        }
     }
 
     fn check_warm_up(&self, manifest: &Manifest) -> Result<(), LoadError> {
@@ -99,16 +163,54 @@ impl Loader {
 impl Loaded {
     /// A component instance of its own over the shared session.
     pub fn instance(&self) -> Result<Instance, SandboxError> {
-        Instance::new(self.program.clone(), Arc::clone(&self.session), self.pool.clone())
+        Instance::new(self.program.clone(), self.current(), self.loader.pool.clone())
     }
 
-    fn warm_up(&self) -> Result<(), LoadError> {
+    /// Name of the engine that it runs on.
+    pub fn engine(&self) -> &'static str {
+        self.loader.engine.name()
+    }
+
+    pub fn limits(&self) -> &TimeLimits {
+        &self.loader.limits
+    }
+
+    /// How long after its time limit a call is given up.
+    pub fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    fn current(&self) -> SharedSession {
+        Arc::clone(&self.session.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether `session` has not been replaced.
+    pub fn is_current(&self, session: &SharedSession) -> bool {
+        Arc::ptr_eq(session, &self.session.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Loads a fresh session in place of `stuck`, unless somebody has. The weights are mapped already.
+    pub fn renew(&self, stuck: Option<&SharedSession>) -> Result<(), LoadError> {
+        let _alone = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        if stuck.is_some_and(|stuck| !self.is_current(stuck)) {
+            return Ok(());
+        }
+        let fresh = Arc::new(Mutex::new(self.loader.session(&self.artifact)?));
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
+    fn warm_up(&self, deadline: Instant) -> Result<(), LoadError> {
         let manifest = &self.artifact.manifest;
         let inputs = engine::zeros(&manifest.inputs, &manifest.warm_up)
             .ok_or_else(|| LoadError::WarmUp(RunError::Inputs("its warm-up shapes do not fit memory".to_owned())))?;
-        let outcome = self.instance()?.run(inputs).map_err(LoadError::WarmUp)?;
+        let outcome = self.instance()?.run_until(Some(deadline), inputs);
+        let outcome = outcome.map_err(|error| match error {
+            RunError::Stopped => LoadError::Late(self.loader.limits.load_time.as_secs_f64()),
+            error => LoadError::WarmUp(error),
+        })?;
         for (_, tensor) in outcome.outputs {
-            self.pool.give(tensor.data);
+            self.loader.pool.give(tensor.data);
         }
         Ok(())
     }

@@ -3,13 +3,15 @@
 pub mod generation;
 mod intake;
 mod loaded;
+mod memory;
 mod outlet;
 mod rest;
+mod runner;
 mod slot;
 mod store;
 mod table;
 
-pub use loaded::{Loaded, Loader};
+pub use loaded::{Loaded, Loader, TimeLimits};
 pub use store::{Store, StoreError};
 pub use table::{Node, NodeConfig, PrepareError};
 

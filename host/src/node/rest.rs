@@ -5,6 +5,7 @@ use super::slot::CountersJson;
 use super::store::StoreError;
 use super::table::{Node, PrepareError};
 use crate::artifact::Digest;
+use crate::engine;
 use crate::http::{ApiError, Path, method_not_allowed, not_found, require_token};
 use crate::openapi;
 use crate::relay::{Token, frame};
@@ -68,7 +69,8 @@ async fn describe(State(node): Shared) -> Json<Value> {
         "cores": std::thread::available_parallelism().map_or(1, usize::from),
         "threads": loader.options.threads,
         "memory": Memory::now(),
-        "engines": [{"name": loader.engine.name(), "version": loader.engine.version()}],
+        "abandoned_threads": engine::abandoned::count(),
+        "engines": engine::list(loader.engine.as_ref()),
         "protocol": frame::VERSION,
         "relay": config.relay.to_string(),
         "advertise": config.advertise,
@@ -87,6 +89,8 @@ struct SlotJson {
     dispatcher: String,
     engine: &'static str,
     state: super::generation::State,
+    /// Why it does not compute, where `state` is `failed`.
+    failure: Option<String>,
     codec: crate::relay::Codec,
     weights_bytes: u64,
     loaded_ms: f64,
@@ -96,6 +100,7 @@ struct SlotJson {
 fn slots(generation: &Generation) -> impl Iterator<Item = SlotJson> + '_ {
     generation.slots.iter().map(|(&index, slot)| {
         let manifest = &slot.loaded.artifact.manifest;
+        let failure = slot.health.failure();
         SlotJson {
             pipeline: generation.pipeline.clone(),
             index,
@@ -103,8 +108,9 @@ fn slots(generation: &Generation) -> impl Iterator<Item = SlotJson> + '_ {
             generation: generation.number,
             digest: slot.loaded.digest,
             dispatcher: generation.prepare.dispatcher.name.clone(),
-            engine: slot.loaded.engine,
-            state: generation.state(),
+            engine: slot.loaded.engine(),
+            state: if failure.is_some() { super::generation::State::Failed } else { generation.state() },
+            failure,
             codec: slot.codec,
             weights_bytes: manifest.weights_bytes,
             loaded_ms: slot.loaded.load_time.as_secs_f64() * 1e3,
@@ -205,6 +211,7 @@ async fn metrics(State(node): Shared) -> impl IntoResponse {
     for (name, value) in [
         ("resident_memory_bytes", memory.resident_bytes),
         ("anonymous_memory_bytes", memory.anonymous_bytes),
+        ("abandoned_threads", engine::abandoned::count() as u64),
         ("uptime_seconds", node.uptime().as_secs()),
         ("spare_buffer_bytes", node.loader().pool.spare_bytes() as u64),
     ] {

@@ -2,13 +2,14 @@
 //! so that the three overlap for different frames.
 
 use super::loaded::Loaded;
+use super::runner::{Health, Queues};
 use crate::buffer::Pool;
 use crate::engine::Named;
 use crate::relay::Limits;
 use crate::relay::codec::{self, Codec};
 use crate::relay::frame::{Failure, FailureKind, MAX_RANK, Part, Tag};
 use crate::relay::traffic::{Credit, Incoming, Origin, Outgoing, Parts};
-use crate::sandbox::{Instance, RunError, SandboxError};
+use crate::sandbox::{RunError, SandboxError};
 use crate::telemetry::{Counter, Timings};
 use serde::Serialize;
 use std::io;
@@ -109,10 +110,11 @@ impl Counters {
 }
 
 /// What the threads of a slot share.
-struct Shared {
-    identity: Identity,
-    loaded: Arc<Loaded>,
-    counters: Arc<Counters>,
+pub(super) struct Shared {
+    pub identity: Identity,
+    pub loaded: Arc<Loaded>,
+    pub counters: Arc<Counters>,
+    pub health: Arc<Health>,
     codec: Codec,
     pool: Pool,
     /// Bytes of one tensor.
@@ -123,18 +125,18 @@ struct Shared {
 }
 
 /// A request on its way through the slot, failed or not.
-struct Job<T> {
-    tag: Tag,
-    deadline: Option<Instant>,
-    content: Result<Tensors<T>, Failure>,
+pub(super) struct Job<T> {
+    pub tag: Tag,
+    pub deadline: Option<Instant>,
+    pub content: Result<Tensors<T>, Failure>,
     /// Held until the sandbox takes the request up.
-    credit: Option<Credit>,
+    pub credit: Option<Credit>,
 }
 
-struct Tensors<T> {
-    own: T,
+pub(super) struct Tensors<T> {
+    pub own: T,
     /// Passed on as they came, under the number that they leave with.
-    forwards: Vec<Part>,
+    pub forwards: Vec<Part>,
 }
 
 /// Starts the threads of a slot over `loaded`. They end when the returned sender is dropped.
@@ -142,7 +144,7 @@ pub fn start(
     identity: Identity,
     loaded: Arc<Loaded>,
     codec: Codec,
-    counters: Arc<Counters>,
+    (counters, health): (Arc<Counters>, Arc<Health>),
     limits: &Limits,
     out: mpsc::Sender<Outgoing>,
 ) -> Result<mpsc::UnboundedSender<Incoming>, SandboxError> {
@@ -154,6 +156,7 @@ pub fn start(
         identity,
         loaded,
         counters,
+        health,
         codec,
         pool: limits.pool.clone(),
         max_tensor: limits.max_tensor,
@@ -164,6 +167,7 @@ pub fn start(
     let (inlet, incoming) = mpsc::unbounded_channel();
     let (decoded, to_run) = sync_channel(BETWEEN);
     let (computed, to_encode) = sync_channel(BETWEEN);
+    let queues = Queues { jobs: to_run, next: computed };
     let spawn = |what: &str, work: Box<dyn FnOnce() + Send>| {
         let name = format!("{what} {}/{}", shared.identity.pipeline, shared.identity.stage);
         thread::Builder::new().name(name).spawn(work).map_err(start_error)
@@ -171,7 +175,7 @@ pub fn start(
     let of = Arc::clone(&shared);
     spawn("decode", Box::new(move || of.decode_all(incoming, &decoded)))?;
     let of = Arc::clone(&shared);
-    spawn("run", Box::new(move || of.run_all(instance, &to_run, &computed)))?;
+    spawn("run", Box::new(move || of.compute_all(instance, queues)))?;
     let of = Arc::clone(&shared);
     spawn("encode", Box::new(move || of.encode_all(&to_encode, &out)))?;
     Ok(inlet)
@@ -224,26 +228,6 @@ impl Shared {
         self.leaving.iter().position(|leaving| leaving == name).and_then(|at| u16::try_from(at).ok())
     }
 
-    fn run_all(&self, mut instance: Instance, jobs: &Receiver<Job<Vec<Named>>>, next: &SyncSender<Job<Vec<Named>>>) {
-        for mut job in jobs {
-            // From here on there is room for another frame.
-            job.credit = None;
-            let Job { tag, deadline, content, .. } = job;
-            let content = content.and_then(|Tensors { own, forwards }| {
-                if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                    return Err(self.failure(FailureKind::Expired, "its time budget was used up".to_owned()));
-                }
-                let outcome = instance.run(own).map_err(|error| self.run_failure(&error))?;
-                self.counters.compute.record(outcome.engine);
-                self.counters.sandbox.record(outcome.total.saturating_sub(outcome.engine));
-                Ok(Tensors { own: outcome.outputs, forwards })
-            });
-            if next.send(Job { tag, deadline, content, credit: None }).is_err() {
-                return;
-            }
-        }
-    }
-
     fn encode_all(&self, jobs: &Receiver<Job<Vec<Named>>>, out: &mpsc::Sender<Outgoing>) {
         for Job { tag, deadline, content, .. } in jobs {
             let started = Instant::now();
@@ -279,12 +263,12 @@ impl Shared {
         Ok(parts)
     }
 
-    fn run_failure(&self, error: &RunError) -> Failure {
+    pub fn run_failure(&self, error: &RunError) -> Failure {
         let kind = if matches!(error, RunError::Inputs(_)) { FailureKind::Invalid } else { FailureKind::Stage };
         self.failure(kind, error.to_string())
     }
 
-    fn failure(&self, kind: FailureKind, cause: String) -> Failure {
+    pub fn failure(&self, kind: FailureKind, cause: String) -> Failure {
         self.counters.failed.add(1);
         let Identity { node, pipeline, generation, stage } = &self.identity;
         tracing::debug!(pipeline, generation, stage, cause, "a request failed");

@@ -243,10 +243,7 @@ impl Node {
                 let found = tokio::task::spawn_blocking(move || store.find(&digest)).await.ok().flatten();
                 let path = found.ok_or(PrepareError::Missing(digest))?;
                 self.check_memory(index, &path, &loads)?;
-                let loader = self.loader.clone();
-                let loaded = tokio::task::spawn_blocking(move || loader.load(digest, &path))
-                    .await
-                    .map_err(|error| wrong(format!("loading it failed: {error}")))?;
+                let loaded = self.loader.load_in_time(digest, &path).await;
                 let loaded = Arc::new(loaded.map_err(|source| PrepareError::Load { index, source })?);
                 loads.insert(digest, Arc::downgrade(&loaded));
                 loaded

@@ -62,14 +62,18 @@ fn generations() -> Value {
 
 fn schemas() -> Value {
     let codec = || json!({ "type": "string", "enum": ["raw", "lz4"] });
-    let state = json!({ "type": "string", "enum": ["prepared", "active", "draining"] });
+    let state = json!({ "type": "string", "enum": ["prepared", "active", "draining", "failed"] });
     let owner = object([("name", string()), ("incarnation", described(count(), "Drawn anew at each start."))]);
     let hop = object([("relay", described(string(), "host:port")), ("stage", count())]);
     json!({
         "Health": object([("status", string())]),
         "Ready": object([("status", string()), ("generations", count())]),
         "Stored": object([("digest", digest())]),
-        "Engine": object([("name", string()), ("version", string())]),
+        "Engine": object([
+            ("name", string()),
+            ("version", string()),
+            ("chosen", described(json!({ "type": "boolean" }), "Whether this node computes with it.")),
+        ]),
         "Memory": object([("resident_bytes", count()), ("anonymous_bytes", count()), ("peak_bytes", count())]),
         "Node": object([
             ("name", string()),
@@ -78,6 +82,7 @@ fn schemas() -> Value {
             ("cores", count()),
             ("threads", count()),
             ("memory", reference("Memory")),
+            ("abandoned_threads", described(count(), "Threads that an engine does not give back.")),
             ("engines", array(reference("Engine"))),
             ("protocol", described(count(), "Version of the relay's protocol.")),
             ("relay", described(string(), "Address to which the relay is bound.")),
@@ -111,6 +116,7 @@ fn schemas() -> Value {
             ("dispatcher", string()),
             ("engine", string()),
             ("state", state.clone()),
+            ("failure", described(nullable(string()), "Why it does not compute, where it failed.")),
             ("codec", codec()),
             ("weights_bytes", count()),
             ("loaded_ms", number()),

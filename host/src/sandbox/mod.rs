@@ -8,7 +8,7 @@ mod nn;
 
 use crate::artifact::{Artifact, Manifest};
 use crate::buffer::Pool;
-use crate::engine::{EngineError, Named, Session};
+use crate::engine::{EngineError, Named, SharedSession};
 use bindings::{Stage, StagePre};
 use defer_partition::TensorInfo;
 use nn::{Call, Slice};
@@ -76,6 +76,8 @@ pub enum RunError {
     Trap(String),
     #[error("{0}")]
     Failed(String),
+    #[error("the engine was stopped: it took too long")]
+    Stopped,
     #[error("the component returned {0}")]
     Outputs(String),
     #[error(transparent)]
@@ -173,36 +175,47 @@ pub struct Outcome {
 
 impl Instance {
     /// Instantiates `program` over `session` and lets it load its graph.
-    pub fn new(program: Program, session: Arc<Mutex<Box<dyn Session>>>, pool: Pool) -> Result<Self, SandboxError> {
+    pub fn new(program: Program, session: SharedSession, pool: Pool) -> Result<Self, SandboxError> {
         let slice = Slice::new(session, Arc::clone(&program.manifest), pool);
         let live = Some(start(&program, &slice)?);
         Ok(Self { program, slice, live })
     }
 
+    /// The session that it runs on.
+    pub fn session(&self) -> &SharedSession {
+        self.slice.session()
+    }
+
     /// Runs the stage once on `inputs`, which must be exactly the manifest's.
     pub fn run(&mut self, inputs: Vec<Named>) -> Result<Outcome, RunError> {
+        self.run_until(None, inputs)
+    }
+
+    /// Runs the stage once. At `deadline` the engine is stopped, if it can be: whoever calls must be ready to wait longer.
+    pub fn run_until(&mut self, deadline: Option<Instant>, inputs: Vec<Named>) -> Result<Outcome, RunError> {
         check(&self.program.manifest.inputs, &inputs).map_err(RunError::Inputs)?;
         let (store, stage) = match &mut self.live {
             Some(live) => live,
             spent => spent.insert(start(&self.program, &self.slice)?),
         };
         let started = Instant::now();
-        self.slice.begin(started);
+        self.slice.begin(started, deadline);
         store.set_epoch_deadline(1);
         store.set_hostcall_fuel(self.program.limits.call_bytes);
         let result = call(store, stage, inputs, &self.program.manifest);
         let total = started.elapsed();
-        let Call { engine, failure, .. } = self.slice.end();
+        let Call { engine, failure, stopped, .. } = self.slice.end();
         match result {
             Ok(outputs) => {
                 check(&self.program.manifest.outputs, &outputs).map_err(RunError::Outputs)?;
                 Ok(Outcome { outputs, engine, total })
             }
+            Err(CallError::Guest(_)) if stopped => Err(RunError::Stopped),
             Err(CallError::Guest(message)) => Err(RunError::Failed(failure.unwrap_or(message))),
             Err(CallError::Outputs(message)) => Err(RunError::Outputs(message)),
             Err(CallError::Trap(error)) => {
                 self.live = None;
-                Err(RunError::Trap(root_cause(&error)))
+                Err(if stopped { RunError::Stopped } else { RunError::Trap(root_cause(&error)) })
             }
         }
     }
@@ -276,7 +289,7 @@ fn start(program: &Program, slice: &Slice) -> Result<(Store<State>, Stage), Sand
         }
         Ok(UpdateDeadline::Continue(1))
     });
-    slice.begin(Instant::now());
+    slice.begin(Instant::now(), None);
     store.set_epoch_deadline(1);
     store.set_hostcall_fuel(limits.call_bytes);
     let stage = program.pre.instantiate(&mut store).map_err(init)?;

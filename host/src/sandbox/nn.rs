@@ -5,7 +5,8 @@
 
 use crate::artifact::Manifest;
 use crate::buffer::Pool;
-use crate::engine::{Named, Session};
+use crate::engine::watchdog::{Watch, watch};
+use crate::engine::{Named, SharedSession};
 use defer_partition::{DType, Tensor, TensorInfo, byte_len};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +21,10 @@ const GRAPH: &str = "slice";
 #[derive(Debug)]
 pub(super) struct Call {
     started: Instant,
+    /// When the engine is to be stopped.
+    deadline: Option<Instant>,
+    /// Whether it was.
+    pub stopped: bool,
     /// Time spent in the engine so far.
     pub engine: Duration,
     /// Why the engine failed, which wasi-nn does not pass on.
@@ -27,8 +32,8 @@ pub(super) struct Call {
 }
 
 impl Call {
-    fn new(started: Instant) -> Self {
-        Self { started, engine: Duration::ZERO, failure: None }
+    fn new(started: Instant, deadline: Option<Instant>) -> Self {
+        Self { started, deadline, stopped: false, engine: Duration::ZERO, failure: None }
     }
 
     /// Time spent outside the engine so far.
@@ -40,27 +45,31 @@ impl Call {
 /// The loaded graph that a component runs on. Clones share it.
 #[derive(Clone)]
 pub(super) struct Slice {
-    session: Arc<Mutex<Box<dyn Session>>>,
+    session: SharedSession,
     manifest: Arc<Manifest>,
     pool: Pool,
     call: Arc<Mutex<Call>>,
 }
 
 impl Slice {
-    pub fn new(session: Arc<Mutex<Box<dyn Session>>>, manifest: Arc<Manifest>, pool: Pool) -> Self {
-        Self { session, manifest, pool, call: Arc::new(Mutex::new(Call::new(Instant::now()))) }
+    pub fn new(session: SharedSession, manifest: Arc<Manifest>, pool: Pool) -> Self {
+        Self { session, manifest, pool, call: Arc::new(Mutex::new(Call::new(Instant::now(), None))) }
     }
 
     pub fn call(&self) -> Arc<Mutex<Call>> {
         Arc::clone(&self.call)
     }
 
-    pub fn begin(&self, started: Instant) {
-        *self.note() = Call::new(started);
+    pub fn session(&self) -> &SharedSession {
+        &self.session
+    }
+
+    pub fn begin(&self, started: Instant, deadline: Option<Instant>) {
+        *self.note() = Call::new(started, deadline);
     }
 
     pub fn end(&self) -> Call {
-        std::mem::replace(&mut *self.note(), Call::new(Instant::now()))
+        std::mem::replace(&mut *self.note(), Call::new(Instant::now(), None))
     }
 
     fn note(&self) -> MutexGuard<'_, Call> {
@@ -80,14 +89,35 @@ impl Slice {
                 find(&self.manifest.inputs, &name).ok_or_else(|| format!("the slice has no input \"{name}\""))?;
             named.push((name, from_wasi(tensor, info.dtype)?));
         }
-        let started = Instant::now();
-        let result = self.session.lock().unwrap_or_else(PoisonError::into_inner).run(&named, &self.pool);
-        self.note().engine += started.elapsed();
+        let result = self.run(&named);
         for (_, tensor) in named {
             self.pool.give(tensor.data);
         }
-        let outputs: Vec<Named> = result.map_err(|error| error.to_string())?;
-        outputs.into_iter().map(|(name, tensor)| Ok(NamedTensor { name, tensor: to_wasi(tensor)? })).collect()
+        result?.into_iter().map(|(name, tensor)| Ok(NamedTensor { name, tensor: to_wasi(tensor)? })).collect()
+    }
+
+    /// Runs the session, and stops it at the call's deadline where the engine can be stopped.
+    fn run(&self, inputs: &[Named]) -> Result<Vec<Named>, String> {
+        let deadline = self.note().deadline;
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let started = Instant::now();
+        // A component may call more than once in its time.
+        if deadline.is_some_and(|deadline| deadline <= started) {
+            self.note().stopped = true;
+            return Err("no time is left".to_owned());
+        }
+        // Armed while the session is locked: it stops this run and no other's.
+        let watch = session.brake().zip(deadline).map(|(brake, deadline)| {
+            brake.release();
+            watch(deadline, brake)
+        });
+        let result = session.run(inputs, &self.pool);
+        let stopped = watch.is_some_and(Watch::end);
+        drop(session);
+        let mut note = self.note();
+        note.engine += started.elapsed();
+        note.stopped |= stopped && result.is_err();
+        result.map_err(|error| error.to_string())
     }
 }
 

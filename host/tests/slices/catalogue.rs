@@ -6,7 +6,7 @@ use defer_host::engine::Named;
 use std::path::{Path, PathBuf};
 
 /// The catalogue's model, if it can be had here; where CI runs, it must be.
-fn fetched(name: &str) -> Option<PathBuf> {
+pub fn fetched(name: &str) -> Option<PathBuf> {
     match defer_models::find(name).unwrap().fetch(&mut |line| println!("{line}")) {
         Ok(path) => Some(path),
         Err(error) => {

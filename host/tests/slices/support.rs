@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-pub const ONE_THREAD: Options = Options { threads: 1 };
+pub const ONE_THREAD: Options = Options::new(1);
 
 /// Folding rounds each weight once more than the file's own order of operations does.
 pub const TOLERANCE: f64 = 1e-5;

@@ -53,7 +53,7 @@ impl Staged {
     /// The same for several requests, with the network loaded once.
     pub fn whole_all(&self, requests: &[&[Named]]) -> Vec<Vec<Named>> {
         let engine = engine();
-        let mut whole = build::load_whole(&self.file, engine.as_ref(), Options { threads: 1 }).expect("a network");
+        let mut whole = build::load_whole(&self.file, engine.as_ref(), Options::new(1)).expect("a network");
         let mut run = |inputs: &&[Named]| whole.run(inputs, &Pool::new(0)).expect("the whole network runs");
         requests.iter().map(&mut run).collect()
     }

@@ -115,7 +115,7 @@ fn measure(args: &SandboxArgs) -> Result<Row> {
     let artifact = Artifact::open(&file.0)?;
     let graph = artifact.model()?;
     let engine = engine::open(Choice::Auto, None)?;
-    let options = Options { threads: args.threads.max(1) };
+    let options = Options::new(args.threads.max(1));
     let session = engine.load(Model { bytes: &graph, weights_folder: artifact.path().parent() }, options)?;
     let session: Arc<Mutex<Box<dyn Session>>> = Arc::new(Mutex::new(session));
     let program = Sandbox::new(Limits::default())?.compile(&artifact)?;

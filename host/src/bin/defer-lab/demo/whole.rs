@@ -29,7 +29,7 @@ pub fn run(
     stop: &CancellationToken,
 ) -> Result<Whole> {
     let engine = engine::open(Choice::Auto, None)?;
-    let mut session = load_whole(file, engine.as_ref(), Options { threads })?;
+    let mut session = load_whole(file, engine.as_ref(), Options::new(threads))?;
     let pool = Pool::new(POOL);
     let mut answers = Vec::with_capacity(requests.len());
     for request in requests {

@@ -1,18 +1,19 @@
 //! ONNX Runtime, from its shared library, loaded at run time.
 
-use super::{Engine, EngineError, Model, Named, Options, Session};
+mod tensors;
+mod traps;
+
+use super::watchdog::{Alarm, Brake, Watch, watch};
+use super::{Engine, EngineError, Model, Named, Options, Prepacking, Session};
 use crate::buffer::Pool;
-use bytemuck::{Pod, try_cast_slice};
-use defer_partition::{DType, Tensor};
-use half::{bf16, f16};
 use ort::environment::Environment;
-use ort::session::builder::GraphOptimizationLevel;
-use ort::session::{Session as OrtSession, SessionInputValue};
-use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef};
+use ort::session::builder::{GraphOptimizationLevel, LoadCanceler};
+use ort::session::{RunOptions, Session as OrtSession};
 use std::env;
-use std::fmt::Debug;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 const NAME: &str = "onnxruntime";
 /// Version that `setup` installs; its library lies under the cache in a folder of that name.
@@ -46,6 +47,9 @@ impl OnnxRuntime {
             .with_telemetry(false)
             .build()
             .map_err(|error| unavailable(error.to_string()))?;
+        if let Err(error) = traps::install(&library) {
+            tracing::warn!(%error, "cannot handle divisions by zero in onnxruntime: one in a graph would end this process");
+        }
         let runtime = Self { environment, file: library };
         *opened = Some(runtime.clone());
         Ok(runtime)
@@ -96,22 +100,68 @@ impl Engine for OnnxRuntime {
                 .with_intra_threads(options.threads)?
                 .with_inter_threads(1)?
                 // Spinning burns a CPU quota while waiting.
-                .with_intra_op_spinning(false)?;
+                .with_intra_op_spinning(false)?
+                .with_prepacking(options.prepacking == Prepacking::On)?;
             if let Some(folder) = model.weights_folder {
                 let folder = folder.to_str().ok_or_else(|| ort::Error::new("the weights' path is not UTF-8"))?;
                 builder = builder.with_config_entry("session.model_external_initializers_file_folder_path", folder)?;
             }
-            builder.commit_from_memory(model.bytes)
+            let limit = options.load_time.map(|time| watch(Instant::now() + time, Arc::new(Load(builder.canceler()))));
+            let session = builder.commit_from_memory(model.bytes);
+            match (session, limit.is_some_and(Watch::end)) {
+                (Err(_), true) => Err(ort::Error::new("loading took too long (serve --load-timeout)")),
+                (session, _) => session,
+            }
         };
-        let session = load().map_err(|error| EngineError::Load { engine: NAME, cause: error.to_string() })?;
+        let traps::Watched { result, trapped } = traps::watched(load);
+        let session = match result {
+            Ok(_) if trapped => Err(traps::CAUSE.to_owned()),
+            result => result.map_err(|error| error.to_string()),
+        };
+        let session = session.map_err(|cause| EngineError::Load { engine: NAME, cause })?;
         let outputs = session.outputs().iter().map(|outlet| outlet.name().to_owned()).collect();
-        Ok(Box::new(Loaded { session, outputs }))
+        let run = RunOptions::new().map_err(|error| EngineError::Load { engine: NAME, cause: error.to_string() })?;
+        Ok(Box::new(Loaded { session, outputs, run: Arc::new(Run { options: run, stopped: AtomicBool::new(false) }) }))
+    }
+}
+
+/// Ends a load that takes too long.
+struct Load(LoadCanceler);
+
+impl Alarm for Load {
+    fn ring(&self) {
+        // It fails only for a builder that is gone.
+        let _ = self.0.cancel();
+    }
+}
+
+/// What a session's runs are controlled by.
+struct Run {
+    options: RunOptions,
+    stopped: AtomicBool,
+}
+
+impl Alarm for Run {
+    /// The run ends before its next operator, or its loop's next round.
+    fn ring(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        // A flag is set, which cannot fail.
+        let _ = self.options.terminate();
+    }
+}
+
+impl Brake for Run {
+    fn release(&self) {
+        if self.stopped.swap(false, Ordering::Relaxed) {
+            let _ = self.options.unterminate();
+        }
     }
 }
 
 struct Loaded {
     session: OrtSession,
     outputs: Vec<String>,
+    run: Arc<Run>,
 }
 
 impl Session for Loaded {
@@ -123,98 +173,30 @@ impl Session for Loaded {
         self.outputs.clone()
     }
 
+    fn brake(&self) -> Option<Arc<dyn Brake>> {
+        Some(Arc::clone(&self.run) as Arc<dyn Brake>)
+    }
+
     fn run(&mut self, inputs: &[Named], pool: &Pool) -> Result<Vec<Named>, EngineError> {
-        let mut run = || -> ort::Result<Vec<Named>> {
+        let run = || -> ort::Result<Vec<Named>> {
             let mut values = Vec::with_capacity(inputs.len());
             for (name, tensor) in inputs {
-                values.push((name.as_str(), input(tensor)?));
+                values.push((name.as_str(), tensors::input(tensor)?));
             }
-            let results = self.session.run(values)?;
+            let results = self.session.run_with_options(values, &self.run.options)?;
             self.outputs
                 .iter()
                 .map(|name| {
                     let value = results.get(name).ok_or_else(|| ort::Error::new(format!("no output \"{name}\"")))?;
-                    Ok((name.clone(), output(value, pool)?))
+                    Ok((name.clone(), tensors::output(value, pool)?))
                 })
                 .collect()
         };
-        run().map_err(|error| EngineError::Run { engine: NAME, cause: error.to_string() })
+        let traps::Watched { result, trapped } = traps::watched(run);
+        let result = match result {
+            Ok(_) if trapped => Err(traps::CAUSE.to_owned()),
+            result => result.map_err(|error| error.to_string()),
+        };
+        result.map_err(|cause| EngineError::Run { engine: NAME, cause })
     }
-}
-
-/// A view of `tensor` for the runtime.
-fn input(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
-    match tensor.dtype {
-        DType::Fp32 => view::<f32>(tensor),
-        DType::Fp64 => view::<f64>(tensor),
-        DType::Fp16 => view::<f16>(tensor),
-        DType::Bf16 => view::<bf16>(tensor),
-        DType::Uint8 => view::<u8>(tensor),
-        DType::Int8 => view::<i8>(tensor),
-        DType::Uint16 => view::<u16>(tensor),
-        DType::Int16 => view::<i16>(tensor),
-        DType::Int32 => view::<i32>(tensor),
-        DType::Uint32 => view::<u32>(tensor),
-        DType::Int64 => view::<i64>(tensor),
-        DType::Uint64 => view::<u64>(tensor),
-        DType::Bool => owned(tensor, tensor.data.iter().map(|&byte| byte != 0).collect::<Vec<bool>>()),
-    }
-}
-
-fn view<T: Pod + PrimitiveTensorElementType + Debug>(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
-    match try_cast_slice::<u8, T>(&tensor.data) {
-        // The runtime takes no null pointer, not even for no elements, and an empty slice may be dangling.
-        Ok(values) if !values.is_empty() => Ok(TensorRef::from_array_view((tensor.shape.clone(), values))?.into()),
-        Ok(_) => owned(tensor, Vec::<T>::new()),
-        // An allocator that aligns less than the element needs: rare, and worth a copy.
-        Err(_) => owned(tensor, bytemuck::pod_collect_to_vec::<u8, T>(&tensor.data)),
-    }
-}
-
-fn owned<T: PrimitiveTensorElementType + Debug + Clone + 'static>(
-    tensor: &Tensor,
-    values: Vec<T>,
-) -> ort::Result<SessionInputValue<'static>> {
-    if values.is_empty() {
-        let allocator = ort::memory::Allocator::default();
-        return Ok(ort::value::Tensor::<T>::new(&allocator, tensor.shape.clone())?.into());
-    }
-    Ok(ort::value::Tensor::from_array((tensor.shape.clone(), values))?.into())
-}
-
-/// Copies an output out of the runtime's own memory.
-fn output(value: &DynValue, pool: &Pool) -> ort::Result<Tensor> {
-    let kind = value.dtype().tensor_type().ok_or_else(|| ort::Error::new("an output that is no tensor"))?;
-    match kind {
-        TensorElementType::Float32 => copy::<f32>(value, DType::Fp32, pool),
-        TensorElementType::Float64 => copy::<f64>(value, DType::Fp64, pool),
-        TensorElementType::Float16 => copy::<f16>(value, DType::Fp16, pool),
-        TensorElementType::Bfloat16 => copy::<bf16>(value, DType::Bf16, pool),
-        TensorElementType::Uint8 => copy::<u8>(value, DType::Uint8, pool),
-        TensorElementType::Int8 => copy::<i8>(value, DType::Int8, pool),
-        TensorElementType::Uint16 => copy::<u16>(value, DType::Uint16, pool),
-        TensorElementType::Int16 => copy::<i16>(value, DType::Int16, pool),
-        TensorElementType::Int32 => copy::<i32>(value, DType::Int32, pool),
-        TensorElementType::Uint32 => copy::<u32>(value, DType::Uint32, pool),
-        TensorElementType::Int64 => copy::<i64>(value, DType::Int64, pool),
-        TensorElementType::Uint64 => copy::<u64>(value, DType::Uint64, pool),
-        TensorElementType::Bool => {
-            let (shape, values) = value.try_extract_tensor::<bool>()?;
-            let data = values.iter().map(|&value| u8::from(value)).collect();
-            Ok(Tensor { dtype: DType::Bool, shape: dims(shape), data })
-        }
-        other => Err(ort::Error::new(format!("an output of type {other}, which no frame can carry"))),
-    }
-}
-
-fn copy<T: Pod + PrimitiveTensorElementType>(value: &DynValue, dtype: DType, pool: &Pool) -> ort::Result<Tensor> {
-    let (shape, values) = value.try_extract_tensor::<T>()?;
-    let bytes: &[u8] = bytemuck::cast_slice(values);
-    let mut data = pool.take(bytes.len());
-    data.extend_from_slice(bytes);
-    Ok(Tensor { dtype, shape: dims(shape), data })
-}
-
-fn dims(shape: &[i64]) -> Vec<usize> {
-    shape.iter().map(|&dim| usize::try_from(dim).expect("a computed tensor has no negative dimension")).collect()
 }

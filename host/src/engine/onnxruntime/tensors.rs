@@ -1,0 +1,86 @@
+//! Tensors into the runtime and out of it.
+
+use crate::buffer::Pool;
+use bytemuck::{Pod, try_cast_slice};
+use defer_partition::{DType, Tensor};
+use half::{bf16, f16};
+use ort::session::SessionInputValue;
+use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef};
+use std::fmt::Debug;
+
+/// A view of `tensor` for the runtime.
+pub(super) fn input(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
+    match tensor.dtype {
+        DType::Fp32 => view::<f32>(tensor),
+        DType::Fp64 => view::<f64>(tensor),
+        DType::Fp16 => view::<f16>(tensor),
+        DType::Bf16 => view::<bf16>(tensor),
+        DType::Uint8 => view::<u8>(tensor),
+        DType::Int8 => view::<i8>(tensor),
+        DType::Uint16 => view::<u16>(tensor),
+        DType::Int16 => view::<i16>(tensor),
+        DType::Int32 => view::<i32>(tensor),
+        DType::Uint32 => view::<u32>(tensor),
+        DType::Int64 => view::<i64>(tensor),
+        DType::Uint64 => view::<u64>(tensor),
+        DType::Bool => owned(tensor, tensor.data.iter().map(|&byte| byte != 0).collect::<Vec<bool>>()),
+    }
+}
+
+fn view<T: Pod + PrimitiveTensorElementType + Debug>(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
+    match try_cast_slice::<u8, T>(&tensor.data) {
+        // The runtime takes no null pointer, not even for no elements, and an empty slice may be dangling.
+        Ok(values) if !values.is_empty() => Ok(TensorRef::from_array_view((tensor.shape.clone(), values))?.into()),
+        Ok(_) => owned(tensor, Vec::<T>::new()),
+        // An allocator that aligns less than the element needs: rare, and worth a copy.
+        Err(_) => owned(tensor, bytemuck::pod_collect_to_vec::<u8, T>(&tensor.data)),
+    }
+}
+
+fn owned<T: PrimitiveTensorElementType + Debug + Clone + 'static>(
+    tensor: &Tensor,
+    values: Vec<T>,
+) -> ort::Result<SessionInputValue<'static>> {
+    if values.is_empty() {
+        let allocator = ort::memory::Allocator::default();
+        return Ok(ort::value::Tensor::<T>::new(&allocator, tensor.shape.clone())?.into());
+    }
+    Ok(ort::value::Tensor::from_array((tensor.shape.clone(), values))?.into())
+}
+
+/// Copies an output out of the runtime's own memory.
+pub(super) fn output(value: &DynValue, pool: &Pool) -> ort::Result<Tensor> {
+    let kind = value.dtype().tensor_type().ok_or_else(|| ort::Error::new("an output that is no tensor"))?;
+    match kind {
+        TensorElementType::Float32 => copy::<f32>(value, DType::Fp32, pool),
+        TensorElementType::Float64 => copy::<f64>(value, DType::Fp64, pool),
+        TensorElementType::Float16 => copy::<f16>(value, DType::Fp16, pool),
+        TensorElementType::Bfloat16 => copy::<bf16>(value, DType::Bf16, pool),
+        TensorElementType::Uint8 => copy::<u8>(value, DType::Uint8, pool),
+        TensorElementType::Int8 => copy::<i8>(value, DType::Int8, pool),
+        TensorElementType::Uint16 => copy::<u16>(value, DType::Uint16, pool),
+        TensorElementType::Int16 => copy::<i16>(value, DType::Int16, pool),
+        TensorElementType::Int32 => copy::<i32>(value, DType::Int32, pool),
+        TensorElementType::Uint32 => copy::<u32>(value, DType::Uint32, pool),
+        TensorElementType::Int64 => copy::<i64>(value, DType::Int64, pool),
+        TensorElementType::Uint64 => copy::<u64>(value, DType::Uint64, pool),
+        TensorElementType::Bool => {
+            let (shape, values) = value.try_extract_tensor::<bool>()?;
+            let data = values.iter().map(|&value| u8::from(value)).collect();
+            Ok(Tensor { dtype: DType::Bool, shape: dims(shape), data })
+        }
+        other => Err(ort::Error::new(format!("an output of type {other}, which no frame can carry"))),
+    }
+}
+
+fn copy<T: Pod + PrimitiveTensorElementType>(value: &DynValue, dtype: DType, pool: &Pool) -> ort::Result<Tensor> {
+    let (shape, values) = value.try_extract_tensor::<T>()?;
+    let bytes: &[u8] = bytemuck::cast_slice(values);
+    let mut data = pool.take(bytes.len());
+    data.extend_from_slice(bytes);
+    Ok(Tensor { dtype, shape: dims(shape), data })
+}
+
+fn dims(shape: &[i64]) -> Vec<usize> {
+    shape.iter().map(|&dim| usize::try_from(dim).expect("a computed tensor has no negative dimension")).collect()
+}
