@@ -52,6 +52,29 @@ fn every_kind_of_tensor_crosses_every_kind_of_cut() {
 }
 
 #[test]
+fn a_chain_answers_the_same_on_either_engine_and_on_both() {
+    let staged = stage("tour-engines", &tour(), 3, &[]);
+    for engines in [["tract", "tract", "tract"], ["tract", "onnxruntime", "tract"]] {
+        let name = engines.join("-");
+        let folder = folder(&name);
+        let start = |(index, engine): (usize, &&str)| Node::start(&folder, &format!("n{index}"), &["--engine", engine]);
+        let nodes: Vec<Node> = engines.iter().enumerate().map(start).collect();
+        for (node, engine) in nodes.iter().zip(engines) {
+            let described = node.get("/v1/node").json();
+            let listed = described["engines"].as_array().unwrap();
+            let chosen: Vec<_> = listed.iter().filter(|listed| listed["chosen"] == true).collect();
+            assert_eq!((chosen.len(), &chosen[0]["name"]), (1, &json!(engine)), "{listed:?}");
+            assert!(listed.iter().any(|listed| listed["name"] == "tract"), "it is always there: {listed:?}");
+        }
+        let chain = Chain::over(nodes, &staged, &[]);
+        check(&chain, &staged, 0..4);
+        for (node, engine) in chain.nodes.iter().zip(engines) {
+            assert_eq!(node.stages()[0]["engine"], engine);
+        }
+    }
+}
+
+#[test]
 fn random_networks_in_stages_answer_as_the_whole() {
     let folder = folder("random-nodes");
     let mut nodes: Vec<Node> = (0..4).map(|index| Node::start(&folder, &format!("n{index}"), &[])).collect();

@@ -127,8 +127,15 @@ impl Alarm for Call {
 enum Seat {
     Ready(Instance),
     /// A fresh session is on its way.
-    Awaited { told: Receiver<Result<Instance, String>>, until: Instant, cause: String },
-    Failed { cause: String, again: Instant },
+    Awaited {
+        told: Receiver<Result<Instance, String>>,
+        until: Instant,
+        cause: String,
+    },
+    Failed {
+        cause: String,
+        again: Instant,
+    },
 }
 
 impl Shared {

@@ -1,11 +1,10 @@
 //! Both engines compute the same: on every network of the catalogue, whole and in slices, and on random networks.
 
-use super::models::*;
 use super::support::*;
 use defer_host::build;
-use defer_host::engine::{self, Choice, Engine, EngineError, Model, Named, Session};
-use defer_partition::testing::{Random, op, random_model};
-use defer_partition::{DType, Dim, InputInfo, Network, Tensor};
+use defer_host::engine::{self, Choice, Engine, Model};
+use defer_partition::Network;
+use defer_partition::testing::{Random, random_model};
 use prost::Message as _;
 use std::sync::Arc;
 
@@ -42,13 +41,26 @@ fn the_catalogues_networks_compute_the_same_on_both_engines() {
 #[test]
 fn random_networks_compute_the_same_on_both_engines() {
     let [onnxruntime, tract] = both();
+    let mut refused = Vec::new();
     for seed in 0..150 {
         let model = random_model(seed);
         let network = Network::new(model.clone()).unwrap();
         let inputs = random_inputs(&mut Random::new(seed), network.inputs());
         let want = run(load(onnxruntime.as_ref(), &model).as_mut(), &inputs);
-        let mut session = load(tract.as_ref(), &model);
-        let worst = difference(&run(session.as_mut(), &inputs), &want);
-        assert!(worst <= TOLERANCE, "seed {seed}: {worst}");
+        let bytes = model.encode_to_vec();
+        match tract.load(Model { bytes: &bytes, weights_folder: None }, ONE_THREAD) {
+            Ok(mut session) => {
+                let worst = difference(&run(session.as_mut(), &inputs), &want);
+                assert!(worst <= TOLERANCE, "seed {seed}: {worst}");
+            }
+            // tract's own limit: it gives every `If` of a graph the same name.
+            Err(error) => {
+                println!("seed {seed}: {error}");
+                refused.push(seed);
+                let branches = network.nodes().iter().filter(|node| node.proto.op_type() == "If").count();
+                assert!(branches > 1 && error.to_string().ends_with("Duplicate node name: If"), "seed {seed}: {error}");
+            }
+        }
     }
+    assert!(refused.len() < 40, "{refused:?}");
 }

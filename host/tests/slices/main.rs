@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 mod catalogue;
+mod divisions;
 mod engines;
 mod models;
 mod promises;

@@ -37,8 +37,8 @@ mod signal {
 mod signal {
     use super::{Path, Watched, division};
     use libc::{
-        REG_RAX, REG_RDX, REG_RIP, SA_ONSTACK, SA_SIGINFO, SIG_DFL, SIG_IGN, SIGFPE, c_int, c_void, sigaction, siginfo_t,
-        ucontext_t,
+        REG_RAX, REG_RDX, REG_RIP, SA_ONSTACK, SA_SIGINFO, SIG_DFL, SIG_IGN, SIGFPE, c_int, c_void, sigaction,
+        siginfo_t, ucontext_t,
     };
     use std::cell::Cell;
     use std::ops::Range;
