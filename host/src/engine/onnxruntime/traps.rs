@@ -307,7 +307,8 @@ mod tests {
 7f90-7fa0 r-xp 00000000 08:01 2 /lib/libm.so.6
 7fa0-7fb0 rw-p 00000000 00:00 0
 ";
-        assert_eq!(super::signal::executable(maps, "/lib/libonnxruntime.so.1.24.4"), [0x7f10..0x7f90]);
+        let code = super::signal::executable(maps, "/lib/libonnxruntime.so.1.24.4");
+        assert_eq!(code.iter().map(|range| (range.start, range.end)).collect::<Vec<_>>(), [(0x7f10, 0x7f90)]);
         assert!(super::signal::executable(maps, "/lib/libother.so").is_empty());
     }
 }
