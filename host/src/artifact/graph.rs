@@ -38,8 +38,10 @@ pub(super) fn relocate(graph: Bytes, file: &str, weights: Range<u64>) -> Result<
     Ok(model.encode_to_vec())
 }
 
+/// Whether any reader could take the tensor for one that lies elsewhere: also by a location of an unknown kind.
 fn is_external(tensor: &TensorProto) -> bool {
-    tensor.data_location == Some(DataLocation::External as i32) || !tensor.external_data.is_empty()
+    let is_inside = tensor.data_location.is_none_or(|location| location == DataLocation::Default as i32);
+    !is_inside || !tensor.external_data.is_empty()
 }
 
 fn relocate_tensor(tensor: &mut TensorProto, file: &str, weights: &Range<u64>) -> Result<(), ArtifactError> {

@@ -6,6 +6,7 @@ use crate::dispatcher::deploy::Progress;
 use crate::dispatcher::{Config, Dispatcher};
 use crate::pipeline::Pipeline;
 use crate::relay::Codec;
+use crate::telemetry;
 use anyhow::Result;
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -44,6 +45,10 @@ pub struct DispatchArgs {
     /// Requests that may be pending; a client beyond that is told to come again
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     queue: u16,
+    /// MiB that pending requests may take together, in bodies and tensors; a client beyond that is told to come again
+    /// [default: a quarter of this machine's memory]
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u64).range(1..))]
+    request_memory_mb: Option<u64>,
     /// Seconds after which a request fails, where its client sets no limit
     #[arg(long, default_value_t = 60, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     request_timeout: u64,
@@ -99,6 +104,7 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
         api_token: (!api_token.is_empty()).then(|| api_token.text()),
         codec,
         queue: usize::from(args.queue),
+        request_memory: request_memory(args.request_memory_mb),
         request_timeout: Duration::from_secs(args.request_timeout),
         replay_after: Duration::from_secs(args.replay_after),
         drain: Duration::from_secs(args.drain_timeout),
@@ -112,6 +118,15 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
     println!("listening inference http://{inference_addr}");
     println!("listening admin http://{admin_addr}");
     dispatcher.serve(inference, admin, shutdown).await
+}
+
+/// Bytes for pending requests.
+fn request_memory(mb: Option<u64>) -> usize {
+    /// Where the system does not say how much there is.
+    const UNKNOWN: u64 = 1 << 30;
+    let bytes = mb.map(|mb| mb.saturating_mul(1 << 20));
+    let bytes = bytes.unwrap_or_else(|| telemetry::machine_memory().map_or(UNKNOWN, |all| all / 4));
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// A bar per artifact that is shipped, on stderr if that is a terminal.

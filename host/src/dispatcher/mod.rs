@@ -53,6 +53,8 @@ pub struct Config {
     pub codec: Option<Codec>,
     /// Requests accepted and not answered, at most.
     pub queue: usize,
+    /// Bytes that they may take together.
+    pub request_memory: usize,
     /// How long an answer may take where the client names no limit.
     pub request_timeout: Duration,
     /// How long a chain that has frames may give no answer before they are sent again.
@@ -67,6 +69,7 @@ pub struct Dispatcher {
     deployment: Arc<Deployment>,
     token: Token,
     api_token: Option<String>,
+    request_memory: usize,
     drain: Duration,
     keeper: AbortOnDropHandle<()>,
 }
@@ -113,8 +116,9 @@ impl Dispatcher {
         deployment.remove_older().await;
         let keeper = Arc::clone(&deployment);
         let keeper = tokio::spawn(async move { keeper.keep(progress).await });
-        let Config { token, api_token, drain, .. } = config;
-        Ok(Self { service, deployment, token, api_token, drain, keeper: AbortOnDropHandle::new(keeper) })
+        let Config { token, api_token, request_memory, drain, .. } = config;
+        let keeper = AbortOnDropHandle::new(keeper);
+        Ok(Self { service, deployment, token, api_token, request_memory, drain, keeper })
     }
 
     pub fn deployment(&self) -> &Deployment {
@@ -124,8 +128,10 @@ impl Dispatcher {
     /// Answers clients on `inference` and people on `admin` until `shutdown`; then answers what is pending, and frees the
     /// nodes.
     pub async fn serve(self, inference: TcpListener, admin: TcpListener, shutdown: CancellationToken) -> Result<()> {
-        let max_body_bytes = self.service.max_body_bytes();
-        let options = oip::Options { max_body_bytes, api_token: self.api_token.clone(), ..oip::Options::default() };
+        let request_memory = self.request_memory;
+        let max_body_bytes = self.service.max_body_bytes().min(request_memory);
+        let api_token = self.api_token.clone();
+        let options = oip::Options { max_body_bytes, request_memory, api_token, ..oip::Options::default() };
         let api = oip::router(Arc::clone(&self.service) as Arc<dyn oip::Backend>, options);
         let shown = Admin { service: Arc::clone(&self.service), deployment: Arc::clone(&self.deployment) };
         let admin_api = admin::router(Arc::new(shown), self.token.clone());

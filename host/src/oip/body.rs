@@ -18,14 +18,14 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// What memory for bodies is counted in.
 const PAGE: usize = 4096;
 
-/// Memory that the bodies of all requests may take together.
-#[derive(Debug)]
+/// Memory that all requests may take together, from the first byte of their bodies until they are answered.
+#[derive(Clone, Debug)]
 pub(super) struct Memory {
     pages: Arc<Semaphore>,
     bytes: usize,
 }
 
-/// Memory that one body takes; given back when dropped.
+/// Memory that one request takes, its body or the tensors that were in it; given back when dropped.
 #[derive(Debug, Default)]
 pub(super) struct Held(Option<OwnedSemaphorePermit>);
 
@@ -35,15 +35,27 @@ impl Memory {
         Self { pages: Arc::new(Semaphore::new(pages)), bytes }
     }
 
-    /// Lets `held` grow to `bytes`, if there is as much.
-    fn grow(&self, held: &mut Held, bytes: usize) -> Result<(), InferError> {
+    /// Makes `held` what `bytes` take: gives back what is beyond that, or takes more if there is as much.
+    ///
+    /// # Errors
+    /// [`InferError::Overloaded`], or [`InferError::TooLarge`] where it would never fit; `held` is as it was, then.
+    pub(super) fn fit(&self, held: &mut Held, bytes: usize) -> Result<(), InferError> {
         let have = held.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = u32::try_from(bytes.div_ceil(PAGE).saturating_sub(have)).unwrap_or(u32::MAX);
-        if more == 0 {
+        let want = bytes.div_ceil(PAGE);
+        if want <= have {
+            held.0 = held.0.take().and_then(|mut permit| permit.split(want));
             return Ok(());
         }
+        if bytes > self.bytes {
+            let text = format!("the request takes {bytes} bytes of memory, and {} is the limit", self.bytes);
+            return Err(InferError::TooLarge(text + " (dispatch --request-memory-mb)"));
+        }
+        let more = u32::try_from(want - have).unwrap_or(u32::MAX);
         let Ok(grown) = Arc::clone(&self.pages).try_acquire_many_owned(more) else {
-            let reason = format!("the bodies of pending requests take the {} MiB that they may", self.bytes >> 20);
+            let reason = format!(
+                "pending requests take the {} MiB that they may (dispatch --request-memory-mb)",
+                self.bytes >> 20
+            );
             return Err(InferError::Overloaded { reason, retry_after: Duration::from_secs(1) });
         };
         match &mut held.0 {
@@ -96,7 +108,7 @@ pub(super) async fn read(
             if chunk.len() > limit - read.len() {
                 return Err(refuse_unread(headers, body, too_large()).await);
             }
-            if let Err(error) = memory.grow(&mut held, read.len() + chunk.len()) {
+            if let Err(error) = memory.fit(&mut held, read.len() + chunk.len()) {
                 drop((read, held));
                 return Err(refuse_unread(headers, body, error.into_response()).await);
             }

@@ -19,7 +19,7 @@ const WORTH_IT: usize = 1024;
 
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coding {
+pub enum Coding {
     Gzip,
     /// The zlib format, whatever its name says. Some clients send bare deflate data, which is read too.
     Deflate,
@@ -89,7 +89,7 @@ impl Coding {
     ///
     /// # Errors
     /// [`InferError::TooLarge`], or [`InferError::Invalid`] where it is damaged, cut off, or followed by more.
-    pub(super) fn expand(self, body: &[u8], limit: usize) -> Result<Vec<u8>, InferError> {
+    pub fn expand(self, body: &[u8], limit: usize) -> Result<Vec<u8>, InferError> {
         let (expanded, rest) = match self {
             Coding::Gzip => {
                 // A gzip file may consist of several; anything else after one is an error of the decoder's.

@@ -91,27 +91,36 @@ struct Received {
 }
 
 async fn run(api: &Api, headers: &HeaderMap, received: Received) -> Result<Response, InferError> {
-    let Received { model, version, header_length, coding, body, held } = received;
+    let Received { model, version, header_length, coding, body, mut held } = received;
     let limit = api.options.max_body_bytes;
+    let memory = api.memory.clone();
     // What a compressed body holds is not known before; it may be large.
     let bytes = if coding.is_some() { usize::MAX } else { body.len() };
     let read = {
         let model = Arc::clone(&model);
         move || {
             let body = match coding {
-                Some(coding) => coding.expand(&body, limit)?,
+                Some(coding) => {
+                    let expanded = coding.expand(&body, limit)?;
+                    memory.fit(&mut held, expanded.len())?;
+                    expanded
+                }
                 None => body,
             };
-            let parsed = request::parse(&model, &body, header_length);
-            // The tensors have been copied out; the body must not take memory while they travel.
-            drop((body, held));
-            parsed
+            let parsed = request::parse(&model, &body, header_length)?;
+            // The tensors have been copied out: from here on the request takes what they take. In JSON, numbers may
+            // have been shorter.
+            drop(body);
+            memory.fit(&mut held, parsed.inputs.iter().map(|(_, tensor)| tensor.data.len()).sum())?;
+            Ok((parsed, held))
         }
     };
-    let Parsed { inputs, budget, id, outputs } = api.workshop.run(bytes, read).await?;
+    let (Parsed { inputs, budget, id, outputs }, held) = api.workshop.run(bytes, read).await?;
     let trace = trace_id(headers);
     let request = InferRequest { model: model.name.clone(), version: version.clone(), inputs, budget, trace };
     let computed = api.backend.infer(request).await?;
+    // The backend kept the inputs until now, to send them again if need be.
+    drop(held);
     let coding = Coding::wanted(headers);
     // Binary data goes to the socket from where it is; only what is written anew takes time.
     let written = coding.is_some() || outputs.iter().any(|output| !output.binary);

@@ -134,7 +134,7 @@ impl<'de> Visitor<'de> for Level<'_, '_> {
 }
 
 /// The index of the first value that JSON cannot carry, and that value.
-pub(crate) fn not_finite(tensor: &Tensor) -> Option<(usize, f64)> {
+pub fn not_finite(tensor: &Tensor) -> Option<(usize, f64)> {
     let data = &tensor.data;
     let found = |(i, v): (usize, f64)| (!v.is_finite()).then_some((i, v));
     match tensor.dtype {
@@ -147,7 +147,7 @@ pub(crate) fn not_finite(tensor: &Tensor) -> Option<(usize, f64)> {
 }
 
 /// Serializes a tensor's values as a flat array; floats with the fewest digits that read back to the same value.
-pub(crate) fn serialize_data<S: Serializer>(tensor: &Tensor, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn serialize_data<S: Serializer>(tensor: &Tensor, serializer: S) -> Result<S::Ok, S::Error> {
     let data = &tensor.data;
     let seq = serializer.serialize_seq(Some(data.len() / tensor.dtype.size()))?;
     match tensor.dtype {

@@ -17,7 +17,7 @@
 mod auth;
 pub mod binary;
 mod body;
-mod coding;
+pub mod coding;
 mod config;
 mod error;
 mod infer;
@@ -46,9 +46,9 @@ use std::time::Duration;
 pub struct Options {
     /// Bodies larger than this, as sent or once expanded, are refused with 413.
     pub max_body_bytes: usize,
-    /// What the bodies of all requests may take together while they are read; more are refused with 503. At least
-    /// `max_body_bytes`.
-    pub body_memory: usize,
+    /// What all requests may take together, in bodies and the tensors from them, until they are answered; more are
+    /// refused with 503. At least `max_body_bytes`.
+    pub request_memory: usize,
     /// How long a client may pause in the middle of a body before it is given up.
     pub idle_timeout: Duration,
     /// What a client must send as `Authorization: Bearer`; `None` where the port is open. `/v2/health/*` and
@@ -58,7 +58,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_body_bytes: 256 << 20, body_memory: 1 << 30, idle_timeout: Duration::from_secs(30), api_token: None }
+        Self {
+            max_body_bytes: 256 << 20,
+            request_memory: 1 << 30,
+            idle_timeout: Duration::from_secs(30),
+            api_token: None,
+        }
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Api {
 
 /// The inference API over `backend`. Every answer that is no success is `{"error": "..."}`.
 pub fn router(backend: Arc<dyn Backend>, options: Options) -> Router {
-    let memory = Memory::new(options.body_memory.max(options.max_body_bytes));
+    let memory = Memory::new(options.request_memory.max(options.max_body_bytes));
     let api = Arc::new(Api { backend, options, memory, workshop: Workshop::new() });
     let guarded = Router::new()
         .route("/v2", get(server))

@@ -74,9 +74,10 @@ pub struct Connection {
     pub peer: String,
 }
 
+/// Frames from a socket, or from anything else that gives bytes.
 #[derive(Debug)]
-pub struct FrameReader {
-    inner: BufReader<OwnedReadHalf>,
+pub struct FrameReader<R = OwnedReadHalf> {
+    inner: BufReader<R>,
     limits: Limits,
 }
 
@@ -90,7 +91,7 @@ pub fn split(stream: TcpStream, limits: Limits) -> io::Result<(FrameReader, Fram
     stream.set_nodelay(true)?;
     notice_death(&stream)?;
     let (read, write) = stream.into_split();
-    Ok((FrameReader { inner: BufReader::with_capacity(READ_AHEAD, read), limits }, FrameWriter { inner: write }))
+    Ok((FrameReader::new(read, limits), FrameWriter { inner: write }))
 }
 
 /// Has the kernel end the connection when the peer's machine is gone without a word: after about 20 s.
@@ -105,7 +106,11 @@ fn notice_death(stream: &TcpStream) -> io::Result<()> {
     Ok(sockopt::set_tcp_user_timeout(stream, 20_000)?)
 }
 
-impl FrameReader {
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    pub fn new(inner: R, limits: Limits) -> Self {
+        Self { inner: BufReader::with_capacity(READ_AHEAD, inner), limits }
+    }
+
     /// Replaces what the peer may ask for, once it is known who it is.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;

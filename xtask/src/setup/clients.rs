@@ -7,8 +7,12 @@ use anyhow::{Context, Result, bail};
 use super::{Item, Machine, Need, Task, command, python};
 
 /// numpy 2.2 is the last for Python 3.10.
-const REQUIREMENTS: [&str; 3] =
-    ["tritonclient[http]==2.73.0", "numpy==2.2.6; python_version < '3.11'", "numpy==2.4.6; python_version >= '3.11'"];
+const REQUIREMENTS: [&str; 4] = [
+    "tritonclient[http]==2.73.0",
+    "schemathesis==4.32.5",
+    "numpy==2.2.6; python_version < '3.11'",
+    "numpy==2.4.6; python_version >= '3.11'",
+];
 
 pub struct Clients;
 
@@ -22,7 +26,7 @@ impl Item for Clients {
         let installed = fs::read_to_string(marker(machine)).unwrap_or_default();
         // The interpreter is a link, which dangles once its Python is gone.
         if installed != marks() || !home.join("bin/python").exists() {
-            bail!("no {} in {}", REQUIREMENTS[0], home.display());
+            bail!("no {} and {} in {}", REQUIREMENTS[0], REQUIREMENTS[1], home.display());
         }
         Ok(home.join("bin/python").display().to_string())
     }
@@ -35,7 +39,7 @@ impl Item for Clients {
             Command::new(&interpreter).args(python::PIP).args(["install", "--only-binary=:all:"]).args(REQUIREMENTS),
         )
         .context("cannot install; check the network, or the index and proxy that pip is set up with")?;
-        command::run(Command::new(&interpreter).args(["-c", "import numpy, tritonclient.http"]))?;
+        command::run(Command::new(&interpreter).args(["-c", "import numpy, schemathesis, tritonclient.http"]))?;
         // Last: a virtual environment that was interrupted half-way has no mark.
         fs::write(marker(machine), marks()).with_context(|| format!("cannot write {}", marker(machine).display()))
     }

@@ -8,6 +8,7 @@ mod clients;
 mod command;
 mod machine;
 mod onnxruntime;
+mod perf_analyzer;
 mod python;
 mod wasm;
 
@@ -65,13 +66,14 @@ trait Item {
 }
 
 /// In order: a later item is installed with the help of earlier ones.
-const ITEMS: [&dyn Item; 6] = [
+const ITEMS: [&dyn Item; 7] = [
     &c_linker::CLinker,
     &c_libraries::CLibraries,
     &python::Python,
     &wasm::Wasm,
     &onnxruntime::Onnxruntime,
     &clients::Clients,
+    &perf_analyzer::PerfAnalyzer,
 ];
 
 pub fn run(args: &Args) -> Result<ExitCode> {

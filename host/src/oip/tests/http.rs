@@ -3,7 +3,10 @@
 use super::backend::Echo;
 use super::{get, post, serve, start};
 use crate::oip::Options;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
+use std::io::Write as _;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -102,14 +105,67 @@ async fn a_body_that_stops_coming_is_given_up() {
     assert_eq!(&answer, b"HTTP/1.1 408");
 }
 
+const FULL: &str = "overloaded: pending requests take the 1 MiB that they may (dispatch --request-memory-mb)";
+
+#[tokio::test]
+async fn a_request_counts_for_what_its_tensors_take_until_it_is_answered() {
+    let limit = 1 << 20;
+    let options = Options { max_body_bytes: limit, request_memory: limit, ..Options::default() };
+    let url = serve(Echo::default(), options).await;
+    let client = reqwest::Client::new();
+    // Of 600 kB each, sent as raw bytes, as 300 kB of JSON, and compressed to next to nothing.
+    let waits =
+        r#"{"parameters": {"timeout": 1000000}, "inputs": [{"name": "x", "datatype": "FP32", "shape": [150000], "#;
+    let raw = format!("{waits} \"parameters\": {{\"binary_data_size\": 600000}}}}]}}");
+    let json = format!("{waits} \"data\": [{}]}}]}}", vec!["1"; 150_000].join(","));
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(json.as_bytes()).unwrap();
+    let bodies = [
+        (Some(raw.len()), None, [raw.into_bytes(), vec![0; 600_000]].concat()),
+        (None, None, json.into_bytes()),
+        (None, Some("gzip"), gzip.finish().unwrap()),
+    ];
+    let ask = |(length, coding, body): &(Option<usize>, Option<&str>, Vec<u8>)| {
+        let mut request = client.post(format!("{url}/v2/models/slow/infer")).body(body.clone());
+        if let Some(length) = length {
+            request = request.header("inference-header-content-length", *length);
+        }
+        if let Some(coding) = coding {
+            request = request.header("content-encoding", *coding);
+        }
+        async move {
+            let answer = request.send().await.unwrap();
+            (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+        }
+    };
+    for one in &bodies {
+        let first = tokio::spawn(ask(one));
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        for other in &bodies {
+            assert_eq!(ask(other).await, (503, json!({"error": FULL})));
+        }
+        assert_eq!(first.await.unwrap().0, 504);
+    }
+    let huge = format!(
+        r#"{{"inputs": [{{"name": "x", "datatype": "FP32", "shape": [400000], "data": [{}]}}]}}"#,
+        vec!["1"; 400_000].join(",")
+    );
+    let (status, answer) = post(format!("{url}/v2/models/slow/infer"), huge).await;
+    assert_eq!(
+        (status, answer["error"].as_str().unwrap().contains("1600000 bytes of memory")),
+        (413, true),
+        "{answer}"
+    );
+}
+
 #[tokio::test]
 async fn bodies_of_all_requests_share_a_bound() {
     let limit = 1 << 20;
-    let options = Options { max_body_bytes: limit, body_memory: limit, ..Options::default() };
+    let options = Options { max_body_bytes: limit, request_memory: limit, ..Options::default() };
     let url = serve(Echo::default(), options).await;
     let head = format!("POST /v2/models/echo-FP32/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {limit}\r\n\r\n");
     let path = format!("{url}/v2/models/echo-FP32/infer");
-    let refused = (503, json!({"error": "overloaded: the bodies of pending requests take the 1 MiB that they may"}));
+    let refused = (503, json!({"error": FULL}));
     let hold = async {
         loop {
             let mut socket = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
