@@ -97,7 +97,7 @@ fn assemble(mut input: &[u8]) -> Vec<u8> {
 fn section(file: &mut Vec<u8>, name: &str, payload: &[u8], padding: usize) {
     let size = 1 + name.len() + padding + payload.len();
     file.push(0);
-    file.extend((0..5).map(|at| (size >> (7 * at)) as u8 & 0x7f | if at < 4 { 0x80 } else { 0 }));
+    file.extend((0..5).map(|at| ((size >> (7 * at)) as u8 & 0x7f) | if at < 4 { 0x80 } else { 0 }));
     file.push(name.len() as u8);
     file.extend(name.as_bytes());
     file.resize(file.len() + padding, 0);

@@ -67,5 +67,5 @@ fn memory_is_counted_while_it_is_held() {
         drop(vec![1u8; 1 << 20]);
         vec![1u8; 1 << 10]
     });
-    assert!(most >= 1 << 20 && most < (1 << 20) + (1 << 12), "{most}");
+    assert!((1 << 20..(1 << 20) + (1 << 12)).contains(&most), "{most}");
 }

@@ -116,7 +116,7 @@ fn of_graph(random: &mut Random, graph: &mut GraphProto) {
                 }
             }
         }
-        3 | 4 | 5 if !graph.initializer.is_empty() => {
+        3..=5 if !graph.initializer.is_empty() => {
             let at = random.below(graph.initializer.len());
             of_tensor(random, &mut graph.initializer[at], new);
         }
