@@ -64,7 +64,7 @@ pub fn frames() -> Vec<Vec<u8>> {
         };
         let parts: Vec<Part> = shapes.iter().enumerate().map(part).collect();
         let body: Vec<u8> = parts.iter().flat_map(|part| part.tensor.data.clone()).collect();
-        let mut stream = vec![REPAIR_HEADS | REPAIR_TENSORS * (at % 2) as u8];
+        let mut stream = vec![REPAIR_HEADS | (REPAIR_TENSORS * (at % 2) as u8)];
         stream.extend(write_head(Kind::Data, &tag, &data_head(&parts), body.len() as u64));
         stream.extend(body);
         stream.extend(&plain[at % plain.len()]);
