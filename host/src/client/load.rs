@@ -21,6 +21,8 @@ const LONGEST_OWN_WAIT: Duration = Duration::from_secs(10);
 pub struct Load {
     /// Of each request that was answered, from its first attempt to its answer, waits between attempts included.
     pub latencies: Vec<Duration>,
+    /// When each of them was answered, counted from the start.
+    pub answered_at: Vec<Duration>,
     /// Failed requests by kind.
     pub failures: BTreeMap<String, Failed>,
     /// Attempts that were put off by the server and made again.
@@ -65,7 +67,7 @@ pub(super) async fn run(endpoint: Arc<Endpoint>, requests: Vec<Encoded>, args: &
                 let (answer, attempts) = persist(&endpoint, &requests[which], retries).await;
                 let took = began.elapsed();
                 let mut load = load.lock().unwrap_or_else(PoisonError::into_inner);
-                load.record(answer, took, attempts, first.then_some(which));
+                load.record(answer, took, start.elapsed(), attempts, first.then_some(which));
                 bar.inc(1);
             }
         });
@@ -78,10 +80,20 @@ pub(super) async fn run(endpoint: Arc<Endpoint>, requests: Vec<Encoded>, args: &
 }
 
 impl Load {
-    fn record(&mut self, answer: Result<Outputs, Failure>, took: Duration, attempts: u32, first: Option<usize>) {
+    fn record(
+        &mut self,
+        answer: Result<Outputs, Failure>,
+        took: Duration,
+        at: Duration,
+        attempts: u32,
+        first: Option<usize>,
+    ) {
         self.retries += u64::from(attempts - 1);
         match &answer {
-            Ok(_) => self.latencies.push(took),
+            Ok(_) => {
+                self.latencies.push(took);
+                self.answered_at.push(at);
+            }
             Err(failure) => {
                 let new = || Failed { count: 0, example: failure.to_string() };
                 self.failures.entry(failure.kind()).or_insert_with(new).count += 1;

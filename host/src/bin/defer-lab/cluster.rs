@@ -55,6 +55,13 @@ pub struct Process {
 impl Process {
     /// Starts `binary`; `envs` are added to this process's own environment.
     pub fn spawn<A: AsRef<OsStr>>(binary: &Path, args: &[A], envs: &[(&str, &str)]) -> Result<Self> {
+        let command = args.first().map_or_else(String::new, |arg| format!(" {}", arg.as_ref().to_string_lossy()));
+        let name = format!("{}{command}", binary.file_name().unwrap_or_default().to_string_lossy());
+        Self::spawn_as(&name, binary, args, envs)
+    }
+
+    /// The same, for a process that messages shall call `name`.
+    pub fn spawn_as<A: AsRef<OsStr>>(name: &str, binary: &Path, args: &[A], envs: &[(&str, &str)]) -> Result<Self> {
         let mut child = Command::new(binary)
             .args(args)
             .envs(envs.iter().copied())
@@ -81,9 +88,7 @@ impl Process {
                 });
             }),
         ];
-        let command = args.first().map_or_else(String::new, |arg| format!(" {}", arg.as_ref().to_string_lossy()));
-        let name = format!("{}{command}", binary.file_name().unwrap_or_default().to_string_lossy());
-        Ok(Self { name, child, stdout, addresses: BTreeMap::new(), stderr, readers })
+        Ok(Self { name: name.to_owned(), child, stdout, addresses: BTreeMap::new(), stderr, readers })
     }
 
     /// Waits until the process has printed `listening <what> …` for each of `whats`.
@@ -126,6 +131,11 @@ impl Process {
                 }
             }
         }
+    }
+
+    /// The next line of its stdout that is no address, if it has printed one by now.
+    pub fn line(&mut self) -> Option<String> {
+        self.stdout.try_recv().ok().filter(|line| !line.starts_with("listening "))
     }
 
     /// The address that it printed for `what`: `rest` and `relay` of a node, `inference` and `admin` of a dispatcher.

@@ -2,7 +2,13 @@
 
 mod bench;
 mod cluster;
+mod compare;
 mod demo;
+mod folder;
+mod stages;
+mod stats;
+mod step;
+mod subject;
 mod table;
 
 use anyhow::Result;
@@ -48,6 +54,7 @@ fn main() -> Result<ExitCode> {
         let task = async {
             match cli.task {
                 Task::Demo(args) => demo::run(args).await,
+                Task::Bench(bench::Bench::Chain(args)) => bench::chain::run(args).await,
                 Task::Bench(which) => tokio::task::spawn_blocking(move || bench::run(&which)).await?,
             }
         };
@@ -65,6 +72,10 @@ fn main() -> Result<ExitCode> {
             ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
         }
     })
+}
+
+fn usage(error: impl std::fmt::Display) -> anyhow::Error {
+    UsageError(error.to_string()).into()
 }
 
 /// Ends, with an error, when somebody wants this program to stop.

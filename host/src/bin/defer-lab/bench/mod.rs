@@ -1,5 +1,7 @@
 //! `defer-lab bench NAME`: one benchmark per file.
 
+pub mod alone;
+pub mod chain;
 mod machine;
 mod sandbox;
 
@@ -9,13 +11,21 @@ use serde::Serialize;
 
 #[derive(Subcommand, Debug)]
 pub enum Bench {
+    /// A chain of nodes against one node, over links and CPUs of given speeds
+    Chain(chain::ChainArgs),
     Sandbox(sandbox::SandboxArgs),
+    /// What `chain` compares with: one engine in a loop
+    #[command(hide = true)]
+    Alone(alone::AloneArgs),
 }
 
 /// Runs one benchmark. Blocks for as long as that takes.
 pub fn run(which: &Bench) -> Result<()> {
     match which {
+        // Runs on the async runtime, so that a signal ends it in order.
+        Bench::Chain(_) => Ok(()),
         Bench::Sandbox(args) => sandbox::run(args),
+        Bench::Alone(args) => alone::run(args),
     }
 }
 

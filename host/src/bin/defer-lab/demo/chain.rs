@@ -1,10 +1,10 @@
 //! The demo's processes: nodes, and the dispatcher before them.
 
-use super::folder::Folder;
-use super::step::Step;
 use crate::cluster::{
     DISPATCHER_PORTS, DISPATCHER_UP, NODE_PORTS, NODE_UP, NodeOptions, Process, spawn_dispatcher, spawn_node,
 };
+use crate::folder::Folder;
+use crate::step::Step;
 use anyhow::{Result, bail};
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,26 +1,19 @@
 //! `defer-lab demo`: a network, cut into stages, run by a chain of node processes, and compared with itself uncut.
 
 mod chain;
-mod compare;
-mod folder;
 mod report;
-mod stages;
-mod stats;
-mod step;
-mod subject;
 mod whole;
 
-use crate::cluster;
-use anyhow::{Context as _, Result, bail};
+use crate::folder::Folder;
+use crate::step::Step;
+use crate::subject::{self, Subject};
+use crate::{cluster, stages, stats};
+use anyhow::{Result, bail};
 use chain::Chain;
 use clap::Args;
-use defer_host::client::{self, InferArgs, Load, UsageError};
-use defer_host::pipeline::Pipeline;
+use defer_host::client::{self, InferArgs, Load};
 use defer_partition::dims::parse_dim;
-use folder::Folder;
 use report::Report;
-use step::Step;
-use subject::Subject;
 use tokio_util::sync::CancellationToken;
 
 /// More requests under way than nodes, so that each has one to compute and one to go on with.
@@ -58,9 +51,9 @@ pub async fn run(args: DemoArgs) -> Result<()> {
     let count = usize::from(args.nodes);
 
     let subject = subject::find(args.model.clone(), args.dims.clone()).await?;
-    let folder = Folder::new()?;
+    let folder = Folder::new("demo")?;
     eprintln!("everything that follows is in {}, which is removed at the end", folder.path().display());
-    let pipeline = stages::build(&binary, &subject, count, &args.dims, &folder.path().join("stages")).await?;
+    let pipeline = stages::build(&binary, &subject, count, "auto", &args.dims, &folder.path().join("stages")).await?;
     let chain = Chain::start(&binary, &folder, count, (cores / count).max(1)).await;
     // Declared after the folder: stopped before its files go.
     let mut chain = chain?;
@@ -115,13 +108,4 @@ async fn send(args: &DemoArgs, subject: &Subject, chain: &mut Chain) -> Result<L
     }
     step.done(&format!("the chain answered {requests} requests"));
     Ok(load)
-}
-
-/// Reads what `build-stages` wrote.
-fn read_pipeline(folder: &std::path::Path) -> Result<Pipeline> {
-    Pipeline::read(folder).context("build-stages wrote something else than a pipeline")
-}
-
-fn usage(error: impl std::fmt::Display) -> anyhow::Error {
-    UsageError(error.to_string()).into()
 }

@@ -1,9 +1,9 @@
 //! What the demo prints at the end.
 
-use super::compare::difference;
-use super::stats::StageStats;
-use super::subject::Subject;
 use super::whole::Whole;
+use crate::compare::difference;
+use crate::stats::StageStats;
+use crate::subject::Subject;
 use crate::table::{Side, table};
 use anyhow::{Context as _, Result, bail};
 use defer_host::client::Load;

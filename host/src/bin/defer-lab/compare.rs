@@ -5,6 +5,10 @@ use defer_host::engine::Named;
 use defer_partition::{DType, Tensor};
 use half::{bf16, f16};
 
+/// Results of one network differ by less when it is cut, or computed by another engine: engines then add up in another
+/// order, which makes some 1e-6.
+pub const ROUNDING: f64 = 1e-4;
+
 /// The largest relative difference over all tensors: of each, the largest difference between two values, over the
 /// largest value of the tensor in `whole`. Infinite where only one of two values is a number.
 ///

@@ -1,7 +1,7 @@
 //! Cuts the network, by `defer-host build-stages` in a process of its own.
 
-use super::subject::Subject;
-use super::{read_pipeline, usage};
+use crate::subject::Subject;
+use crate::usage;
 use anyhow::{Context as _, Result, bail};
 use defer_host::pipeline::Pipeline;
 use std::path::Path;
@@ -21,17 +21,19 @@ impl Drop for Running {
     }
 }
 
-/// Writes `count` stages of `subject` to `folder`; its progress bars appear on this process's stderr.
+/// Writes `count` stages of `subject`, cut for `engine`, to `folder`; its progress bars appear on this process's stderr.
 pub async fn build(
     binary: &Path,
     subject: &Subject,
     count: usize,
+    engine: &str,
     dims: &[(String, usize)],
     folder: &Path,
 ) -> Result<Pipeline> {
     let started = Instant::now();
     let mut command = Command::new(binary);
-    command.args(["build-stages", "--model", &subject.argument, "--stages", &count.to_string(), "--out"]).arg(folder);
+    command.args(["build-stages", "--model", &subject.argument, "--stages", &count.to_string()]);
+    command.args(["--engine", engine, "--out"]).arg(folder);
     for (name, size) in dims {
         command.arg("--dim").arg(format!("{name}={size}"));
     }
@@ -50,7 +52,7 @@ pub async fn build(
         Some(2) => return Err(usage("build-stages refused this, see above")),
         _ => bail!("build-stages failed ({status}), see above"),
     }
-    let pipeline = read_pipeline(folder)?;
+    let pipeline = Pipeline::read(folder).context("build-stages wrote something else than a pipeline")?;
     eprintln!(
         "{count} stages cut; the slowest is expected to take {:.1} ms ({:.1} s)",
         pipeline.plan.bottleneck_ms,

@@ -1,7 +1,7 @@
-//! What the demo runs: a network and inputs for it.
+//! What the demo and the benchmarks run: a network and inputs for it.
 
-use super::step::Step;
-use super::usage;
+use crate::step::Step;
+use crate::usage;
 use anyhow::{Context as _, Result};
 use defer_host::build::random_inputs;
 use defer_host::engine::Named;

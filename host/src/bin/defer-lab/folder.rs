@@ -1,4 +1,4 @@
-//! The demo's files: one folder of its own, removed when dropped.
+//! A task's files: one folder of its own, removed when dropped.
 
 use anyhow::{Context as _, Result};
 use std::fs::{self, DirBuilder};
@@ -9,9 +9,9 @@ pub struct Folder(PathBuf);
 
 impl Folder {
     /// A new folder under the system's folder for temporary files, for this user only.
-    pub fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("defer-demo-{}", std::process::id()));
-        // One of that name is left of a demo that was killed, whose process id has come round again.
+    pub fn new(task: &str) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("defer-{task}-{}", std::process::id()));
+        // One of that name is left of a task that was killed, whose process id has come round again.
         let _ = fs::remove_dir_all(&path);
         let made = DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("cannot make the folder {}; TMPDIR names another place", path.display()))?;

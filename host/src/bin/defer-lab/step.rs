@@ -1,4 +1,4 @@
-//! One step of the demo, on stderr: a bar or a spinner on a terminal, and one line when it is done.
+//! One step of a longer task, on stderr: a bar or a spinner on a terminal, and one line when it is done.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::{Duration, Instant};

@@ -1,0 +1,201 @@
+//! The test bed: network namespaces joined by one bridge, each with a link of a given rate and a share of one CPU.
+//!
+//! ```text
+//!              hub namespace: bridge, this program, the client
+//!                 │            │            │           │
+//!            dispatcher      node 0       node 1   …  node N-1      one namespace each, a veth pair to the bridge
+//! ```
+//!
+//! A node's link is shaped by a token bucket at both of its ends, so its rate holds for each direction by itself, as with
+//! a switched network of that speed. All of it lies in namespaces of its own: nothing of the machine's network is touched.
+
+use super::group::{self, Group};
+use crate::cluster::Process;
+use anyhow::{Context as _, Result, bail};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What names of namespaces and control groups begin with; the process id of the supervisor follows.
+const PREFIX: &str = "defer-bed-";
+/// Where `ip netns` keeps namespaces.
+const NAMESPACES: &str = "/run/netns";
+const BRIDGE: &str = "bridge";
+/// 198.18.0.0/15 is set aside for benchmarks of networks (RFC 2544); here it exists inside the namespaces only.
+pub const HUB: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// A burst that the kernel can hand to the link at one tick of its timer, and what a token bucket needs at least.
+const SMALLEST_BURST: u64 = 64 * 1024;
+
+/// Name of the bed that a supervisor of process id `process` owns.
+pub fn name(process: u32) -> String {
+    format!("{PREFIX}{process}")
+}
+
+fn hub_of(bed: &str) -> String {
+    format!("{bed}-hub")
+}
+
+/// Makes the hub's namespace.
+pub fn create(bed: &str) -> Result<()> {
+    run("ip", &["netns", "add", &hub_of(bed)]).context(
+        "cannot make a network namespace; the test bed needs root, and the package iproute2 (cargo xtask setup)",
+    )
+}
+
+/// A command that runs `program` inside the hub.
+pub fn enter_hub(bed: &str, program: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={NAMESPACES}/{}", hub_of(bed))).arg("--").arg(program);
+    command
+}
+
+/// Ends every process of `bed` and removes its namespaces and control groups. Goes on where something fails.
+pub fn remove(bed: &str) {
+    for entry in fs::read_dir(NAMESPACES).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with(&format!("{bed}-")) {
+            continue;
+        }
+        let processes = Command::new("ip").args(["netns", "pids", &name]).output();
+        for process in processes.iter().flat_map(|out| {
+            String::from_utf8_lossy(&out.stdout).into_owned().lines().map(str::to_owned).collect::<Vec<_>>()
+        }) {
+            let _ = run("kill", &["-9", &process]);
+        }
+        let _ = run("ip", &["netns", "del", &name]);
+    }
+    group::remove(bed);
+}
+
+/// Removes beds whose supervisor was killed.
+pub fn remove_stale() {
+    let mut beds: Vec<String> = Vec::new();
+    for entry in fs::read_dir(NAMESPACES).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(process) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()) else { continue };
+        if !Path::new("/proc").join(process).exists() {
+            beds.push(format!("{PREFIX}{process}"));
+        }
+    }
+    beds.dedup();
+    beds.iter().for_each(|bed| remove(bed));
+}
+
+/// The bed, seen from inside its hub.
+pub struct Bed {
+    name: String,
+    hosts: u8,
+}
+
+impl Bed {
+    /// Sets the hub up. This process must be inside it.
+    pub fn open(name: String) -> Result<Self> {
+        run("ip", &["link", "set", "lo", "up"])?;
+        run("ip", &["link", "add", BRIDGE, "type", "bridge"])?;
+        run("ip", &["addr", "add", &format!("{HUB}/16"), "dev", BRIDGE])?;
+        run("ip", &["link", "set", BRIDGE, "up"])?;
+        Ok(Self { name, hosts: 0 })
+    }
+
+    /// A name for something of this bed.
+    pub fn name_of(&self, what: &str) -> String {
+        format!("{}-{what}", self.name)
+    }
+
+    /// A new machine: a namespace of its own, linked to the bridge at `mbit` Mbit/s (`None`: as fast as the kernel is),
+    /// with `share` of the machine's means.
+    pub fn host(&mut self, what: &str, mbit: Option<u32>, share: group::Share) -> Result<Host> {
+        self.hosts = self.hosts.checked_add(1).context("a test bed has room for 255 hosts")?;
+        let host = Host {
+            namespace: self.name_of(what),
+            address: Ipv4Addr::new(198, 18, 1, self.hosts),
+            port: format!("port{}", self.hosts),
+            group: Group::new(&self.name_of(what), share)?,
+        };
+        let (namespace, port) = (host.namespace.as_str(), host.port.as_str());
+        run("ip", &["netns", "add", namespace])?;
+        run("ip", &["link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace])?;
+        run("ip", &["link", "set", port, "master", BRIDGE, "up"])?;
+        host.inside("ip", &["addr", "add", &format!("{}/16", host.address), "dev", "eth0"])?;
+        host.inside("ip", &["link", "set", "eth0", "up"])?;
+        host.inside("ip", &["link", "set", "lo", "up"])?;
+        host.shape(mbit)?;
+        Ok(host)
+    }
+}
+
+/// One machine of the bed.
+pub struct Host {
+    namespace: String,
+    pub address: Ipv4Addr,
+    /// Its port of the bridge.
+    port: String,
+    pub group: Group,
+}
+
+impl Host {
+    /// Sets the rate of its link in both directions, in Mbit/s.
+    pub fn shape(&self, mbit: Option<u32>) -> Result<()> {
+        let Some(mbit) = mbit else {
+            // There may be none.
+            let _ = run("tc", &["qdisc", "del", "dev", &self.port, "root"]);
+            let _ = self.inside("tc", &["qdisc", "del", "dev", "eth0", "root"]);
+            return Ok(());
+        };
+        let (rate, burst) = (format!("{mbit}mbit"), burst(mbit).to_string());
+        let bucket = |device| {
+            ["qdisc", "replace", "dev", device, "root", "tbf", "rate", &rate, "burst", &burst, "latency", "50ms"]
+        };
+        run("tc", &bucket(&self.port))?;
+        self.inside("tc", &bucket("eth0"))
+    }
+
+    fn inside(&self, program: &str, args: &[&str]) -> Result<()> {
+        let all: Vec<&str> = ["-n", &self.namespace].into_iter().chain(args.iter().copied()).collect();
+        run(program, &all)
+    }
+
+    /// Starts `binary` on this machine.
+    pub fn spawn<A: AsRef<OsStr>>(&self, what: &str, binary: &Path, args: &[A]) -> Result<Process> {
+        let mut line = self.group.enter();
+        line.push("nsenter".into());
+        line.extend(self.inside_of(binary, args));
+        Process::spawn_as(what, Path::new("sh"), &line, &[])
+    }
+
+    /// The same, but for the group, which the program joins by itself.
+    pub fn spawn_outside_group<A: AsRef<OsStr>>(&self, what: &str, binary: &Path, args: &[A]) -> Result<Process> {
+        Process::spawn_as(what, Path::new("nsenter"), &self.inside_of(binary, args), &[])
+    }
+
+    /// What `nsenter` takes. (`ip netns exec` would hide the control groups from what it runs.)
+    fn inside_of<A: AsRef<OsStr>>(&self, binary: &Path, args: &[A]) -> Vec<OsString> {
+        let mut line = vec![format!("--net={NAMESPACES}/{}", self.namespace).into(), "--".into(), binary.into()];
+        line.extend(args.iter().map(OsString::from));
+        line
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = run("ip", &["netns", "del", &self.namespace]);
+    }
+}
+
+/// Bytes that may go out at once: what the rate yields in 2 ms.
+fn burst(mbit: u32) -> u64 {
+    (u64::from(mbit) * 1_000_000 / 8 / 500).max(SMALLEST_BURST)
+}
+
+/// Runs a program to its end; the error holds what it said.
+pub fn run(program: &str, args: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(args).stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("cannot run {program}; cargo xtask setup installs it"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} {}: {}", args.join(" "), said.trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,386 @@
+//! The systems that are compared, each run under the conditions asked for.
+
+use super::bed::{Bed, Host};
+use super::group::{Group, Share};
+use super::measure::{Client, Steady};
+use super::report::{Row, StageTime};
+use super::{ChainArgs, peers};
+use crate::bench::alone::{Alone, peak_memory_mb, stat};
+use crate::cluster::{DISPATCHER_PORTS, DISPATCHER_UP, NODE_PORTS, Process};
+use crate::compare::difference;
+use crate::folder::Folder;
+use crate::stages;
+use crate::stats::{self, StageStats};
+use crate::step::Step;
+use crate::subject::Subject;
+use anyhow::{Context as _, Result};
+use defer_host::build::load_whole;
+use defer_host::engine::{self, Choice, Named, Options};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// A node with a tenth of a CPU takes its time.
+const UP: Duration = Duration::from_secs(120);
+/// The same for a program that imports large libraries.
+pub const ALONE_UP: Duration = Duration::from_secs(300);
+
+pub struct Bench<'a> {
+    args: &'a ChainArgs,
+    subject: Subject,
+    // In this order: hosts are inside the bed.
+    bed: Bed,
+    folder: Folder,
+    binary: PathBuf,
+    rows: Vec<Row>,
+}
+
+/// What is running of one chain.
+struct Chain {
+    nodes: Vec<(Process, Host)>,
+    urls: Vec<String>,
+    stages: PathBuf,
+    pipeline: String,
+}
+
+/// Totals of a node at one moment.
+struct Totals {
+    cpu: Duration,
+    major_faults: f64,
+    stages: StageStats,
+}
+
+impl<'a> Bench<'a> {
+    pub fn new(args: &'a ChainArgs, subject: Subject, bed: Bed, folder: Folder, binary: PathBuf) -> Self {
+        Self { args, subject, bed, folder, binary, rows: Vec::new() }
+    }
+
+    /// Measures everything that was asked for.
+    pub async fn run(mut self) -> Result<Vec<Row>> {
+        let args = self.args;
+        let reference = self.reference()?;
+        for engine in &args.engine {
+            self.alone(engine).await?;
+            for &nodes in &args.nodes {
+                self.chain(engine, nodes, &reference).await?;
+                self.replicas(engine, nodes).await?;
+            }
+            // Once more: what else the machine does changes over minutes.
+            self.alone(engine).await?;
+        }
+        self.onnxruntime_alone().await?;
+        if args.peers {
+            self.defer_method().await?;
+        }
+        self.relate();
+        Ok(self.rows)
+    }
+
+    fn share(&self) -> Share {
+        Share { cpu: Some(self.args.cpu), memory_mb: self.args.memory_mb }
+    }
+
+    /// The uncut network's answers.
+    fn reference(&self) -> Result<Vec<Vec<Named>>> {
+        let engine = engine::open(Choice::Auto, None)?;
+        let mut session = load_whole(&self.subject.file, engine.as_ref(), Options { threads: 1 })?;
+        let pool = defer_host::buffer::Pool::new(0);
+        self.subject.requests.iter().map(|request| Ok(session.run(&request.inputs, &pool)?)).collect()
+    }
+
+    async fn chain(&mut self, engine: &str, nodes: u8, reference: &[Vec<Named>]) -> Result<()> {
+        let args = self.args;
+        let folder = self.folder.path().join(format!("{engine}-{nodes}"));
+        stages::build(&self.binary, &self.subject, usize::from(nodes), engine, &[], &folder).await?;
+        let share = Share { cpu: None, memory_mb: None };
+        let door = self.bed.host(&format!("dispatcher-{engine}-{nodes}"), args.dispatcher_mbit, share)?;
+        let chain = self.nodes(engine, nodes, folder).await?;
+        for codec in &args.codec {
+            let dispatcher = self.dispatcher(&door, &chain, codec).await?;
+            for &mbit in &args.link_mbit {
+                for (_, host) in &chain.nodes {
+                    host.shape(Some(mbit))?;
+                }
+                let about = format!("{engine}, {nodes} nodes, {mbit} Mbit/s, {codec}");
+                let step = Step::spinner(&about);
+                let mut row = self
+                    .measure(engine, nodes, &chain, &dispatcher, reference)
+                    .await
+                    .with_context(|| format!("{about}{}", last_words(&chain, &dispatcher)))?;
+                row.link_mbit = Some(mbit);
+                row.codec = Some(codec.clone());
+                step.done(&format!("{about}: {:.2} per second", row.throughput_rps));
+                self.rows.push(row);
+            }
+            for (_, host) in &chain.nodes {
+                host.shape(None)?;
+            }
+            let mut dispatcher = dispatcher;
+            tokio::task::spawn_blocking(move || dispatcher.terminate()).await?;
+        }
+        tokio::task::spawn_blocking(move || {
+            let Chain { mut nodes, .. } = chain;
+            nodes.iter_mut().for_each(|(node, _)| node.ask_to_stop());
+            for (node, _) in &mut nodes {
+                node.terminate();
+            }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Starts nodes, each on a machine of its own.
+    async fn nodes(&mut self, engine: &str, count: u8, stages: PathBuf) -> Result<Chain> {
+        let step = Step::bar("starting nodes", u64::from(count));
+        let mut nodes = Vec::new();
+        for index in 0..count {
+            let name = format!("{engine}-{count}-{index}");
+            let share = self.share();
+            let host = self.bed.host(&name, None, share)?;
+            let mut flags: Vec<OsString> =
+                vec!["serve".into(), "--listen".into(), format!("{}:7700", host.address).into()];
+            flags.extend(["--relay".into(), format!("{}:7701", host.address).into(), "--name".into(), name.into()]);
+            flags.extend([
+                "--state-dir".into(),
+                self.folder.path().join(format!("state-{engine}-{count}-{index}")).into(),
+            ]);
+            flags.extend(["--threads", "1", "--insecure", "--engine", engine].map(OsString::from));
+            nodes.push((host.spawn(&format!("node {index}"), &self.binary, &flags)?, host));
+        }
+        let mut urls = Vec::new();
+        for (node, _) in &mut nodes {
+            listening(node, &NODE_PORTS, UP).await?;
+            urls.push(node.address("rest").to_owned());
+            step.inc();
+        }
+        step.done(&format!("{count} nodes with {engine}"));
+        Ok(Chain { nodes, urls, stages, pipeline: self.subject.name.clone() })
+    }
+
+    async fn dispatcher(&self, door: &Host, chain: &Chain, codec: &str) -> Result<Process> {
+        let mut flags: Vec<OsString> = vec!["dispatch".into(), "--pipeline".into(), chain.stages.clone().into()];
+        flags.extend([
+            "--listen".into(),
+            format!("{}:0", door.address).into(),
+            "--admin".into(),
+            format!("{}:0", door.address).into(),
+        ]);
+        // Many slow nodes are no reason to send anything again.
+        flags.extend(
+            ["--insecure", "--codec", codec, "--request-timeout", "600", "--replay-after", "60", "--queue", "1024"]
+                .map(OsString::from),
+        );
+        flags.push("--node".into());
+        flags.extend(chain.urls.iter().map(OsString::from));
+        let step = Step::spinner("shipping the stages");
+        let mut dispatcher = door.spawn("the dispatcher", &self.binary, &flags)?;
+        listening(&mut dispatcher, &DISPATCHER_PORTS, DISPATCHER_UP).await?;
+        step.done("stages shipped");
+        Ok(dispatcher)
+    }
+
+    async fn measure(
+        &self,
+        engine: &str,
+        nodes: u8,
+        chain: &Chain,
+        dispatcher: &Process,
+        reference: &[Vec<Named>],
+    ) -> Result<Row> {
+        let client = Client {
+            url: dispatcher.address("inference").to_owned(),
+            model: self.subject.name.clone(),
+            in_flight: self.args.in_flight(nodes),
+            inputs: self.subject.inputs(),
+        };
+        let rate = client.warm_up().await?;
+        let before = chain.totals().await?;
+        let steady = client.measure(rate, self.args.seconds).await?;
+        let after = chain.totals().await?;
+        let mut error = 0.0;
+        for (whole, answer) in reference.iter().zip(&steady.answers) {
+            error = f64::max(error, difference(whole, answer)?);
+        }
+        let Steady { throughput_rps, p50_ms, p99_ms, requests, .. } = steady;
+        let count = requests as f64;
+        let mut row = Row {
+            engine: engine.to_owned(),
+            stages: nodes,
+            throughput_rps,
+            p50_ms,
+            p99_ms,
+            max_relative_error: Some(error),
+            lossy: error > crate::compare::ROUNDING,
+            ..self.row("defer-host", nodes)
+        };
+        for (index, (before, after)) in before.iter().zip(&after).enumerate() {
+            let cpu_ms = (after.cpu - before.cpu).as_secs_f64() * 1e3 / count;
+            row.cpu_ms_per_inference_max_node = row.cpu_ms_per_inference_max_node.max(cpu_ms);
+            let faults = (after.major_faults - before.major_faults) / count;
+            row.major_faults_per_inference = row.major_faults_per_inference.max(faults);
+            let (now, then) = (&after.stages.stage.counters, &before.stages.stage.counters);
+            let bytes_out = (now.bytes_out - then.bytes_out) as f64 / count;
+            if index + 1 < usize::from(nodes) {
+                *row.bytes_per_inference.get_or_insert(0.0) += bytes_out;
+            }
+            row.stage_times.push(StageTime {
+                cpu_ms,
+                decode_ms: now.decode.median_us / 1e3,
+                compute_ms: now.compute.median_us / 1e3,
+                encode_ms: now.encode.median_us / 1e3,
+                bytes_out,
+            });
+        }
+        let peaks = chain.nodes.iter().map(|(node, _)| peak_memory_mb(&node.pid().to_string()));
+        row.peak_memory_mb = peaks.fold(0.0, f64::max);
+        Ok(row)
+    }
+
+    fn row(&self, system: &'static str, nodes: u8) -> Row {
+        Row { system, model: self.subject.name.clone(), nodes, cpu: self.args.cpu, ..Row::default() }
+    }
+
+    /// One node with the whole network: the engine in a loop.
+    async fn alone(&mut self, engine: &str) -> Result<()> {
+        let step = Step::spinner(&format!("{engine} alone"));
+        let alone = self.run_alone(&[self.alone_command(engine)?]).await?;
+        let row = alone_row(self.row("engine-alone", 1), engine, &alone);
+        step.done(&format!("{engine} alone: {:.2} per second", row.throughput_rps));
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// As many nodes, each with the whole network.
+    async fn replicas(&mut self, engine: &str, nodes: u8) -> Result<()> {
+        let step = Step::spinner(&format!("{engine}, {nodes} replicas"));
+        let commands = (0..nodes).map(|_| self.alone_command(engine)).collect::<Result<Vec<_>>>()?;
+        let alone = self.run_alone(&commands).await?;
+        let row = alone_row(Row { replicas: nodes, ..self.row("replicas", nodes) }, engine, &alone);
+        step.done(&format!("{engine}, {nodes} replicas: {:.2} per second", row.throughput_rps));
+        self.rows.push(row);
+        Ok(())
+    }
+
+    async fn onnxruntime_alone(&mut self) -> Result<()> {
+        let step = Step::spinner("ONNX Runtime in Python alone");
+        let command = peers::onnxruntime(self.folder.path(), &self.subject, self.args.seconds)?;
+        let alone = self.run_alone(&[command]).await?;
+        let row = alone_row(self.row("onnxruntime-alone", 1), "onnxruntime", &alone);
+        step.done(&format!("ONNX Runtime in Python alone: {:.2} per second", row.throughput_rps));
+        self.rows.push(row);
+        Ok(())
+    }
+
+    async fn defer_method(&mut self) -> Result<()> {
+        let args = self.args;
+        // What its own engine does alone, to which its rows are related: one node, on an unshaped link.
+        self.defer_method_once(1, None, "raw").await?;
+        for &nodes in args.nodes.iter().filter(|nodes| **nodes > 1) {
+            for &mbit in &args.link_mbit {
+                for codec in ["zfp+lz4", "zfp3d+lz4", "raw"] {
+                    self.defer_method_once(nodes, Some(mbit), codec).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn defer_method_once(&mut self, nodes: u8, link_mbit: Option<u32>, codec: &str) -> Result<()> {
+        let rate = link_mbit.map_or_else(|| "no limit".to_owned(), |mbit| format!("{mbit} Mbit/s"));
+        let about = format!("DEFER's method, {nodes} nodes, {rate}, {codec}");
+        let step = Step::spinner(&about);
+        let mut hosts = Vec::new();
+        for index in 0..nodes {
+            hosts.push(self.bed.host(&format!("defer-{index}"), link_mbit, self.share())?);
+        }
+        let run = peers::defer_method(self.folder.path(), &hosts, self.args, codec).await?;
+        let row = Row { link_mbit, stages: nodes, ..run.row(self.row("defer-method", nodes)) };
+        step.done(&format!("{about}: {:.2} per second", row.throughput_rps));
+        self.rows.push(row);
+        Ok(())
+    }
+
+    fn alone_command(&self, engine: &str) -> Result<Vec<OsString>> {
+        let exe = std::env::current_exe().context("cannot tell where this program is")?;
+        let seconds = self.args.seconds.to_string();
+        let flags = ["bench", "alone", "--model", &self.subject.argument, "--engine", engine, "--seconds", &seconds];
+        Ok(std::iter::once(exe.into()).chain(flags.map(OsString::from)).collect())
+    }
+
+    /// Runs each of `commands` in a group of its own, all at once, and reads what they print.
+    async fn run_alone(&self, commands: &[Vec<OsString>]) -> Result<Vec<Alone>> {
+        let mut running = Vec::new();
+        for (index, command) in commands.iter().enumerate() {
+            let group = Group::new(&self.bed.name_of(&format!("alone-{index}")), self.share())?;
+            let mut line = group.enter();
+            line.extend_from_slice(command);
+            running
+                .push((Process::spawn_as(&format!("alone {index}"), std::path::Path::new("sh"), &line, &[])?, group));
+        }
+        let mut results = Vec::new();
+        let limit = ALONE_UP + Duration::from_secs_f64(self.args.seconds);
+        for (process, _group) in &mut running {
+            results.push(peers::result(process, limit).await?);
+        }
+        Ok(results)
+    }
+
+    /// Sets each row against the same engine alone.
+    fn relate(&mut self) {
+        let single = |rows: &[Row], engine: &str, of: fn(&Row) -> f64| {
+            let alone: Vec<f64> = rows.iter().filter(|row| row.is_single() && row.engine == engine).map(of).collect();
+            alone.iter().sum::<f64>() / alone.len() as f64
+        };
+        let rows = self.rows.clone();
+        for row in &mut self.rows {
+            row.vs_single = row.throughput_rps / single(&rows, &row.engine, |row| row.throughput_rps);
+            let cpu = single(&rows, &row.engine, |row| row.cpu_ms_per_inference_max_node);
+            row.cpu_vs_single = row.cpu_ms_per_inference_max_node / cpu;
+        }
+    }
+}
+
+fn alone_row(row: Row, engine: &str, alone: &[Alone]) -> Row {
+    let most = |of: fn(&Alone) -> f64| alone.iter().map(of).fold(0.0, f64::max);
+    Row {
+        engine: engine.to_owned(),
+        stages: 1,
+        throughput_rps: alone.iter().map(|one| one.inferences as f64 / one.seconds).sum(),
+        cpu_ms_per_inference_max_node: most(|one| one.cpu_ms_per_inference),
+        p50_ms: most(|one| one.p50_ms),
+        p99_ms: most(|one| one.p99_ms),
+        peak_memory_mb: most(|one| one.peak_memory_mb),
+        major_faults_per_inference: most(|one| one.major_faults_per_inference),
+        ..row
+    }
+}
+
+impl Chain {
+    async fn totals(&self) -> Result<Vec<Totals>> {
+        let stages = stats::collect(&self.urls, &self.pipeline).await?;
+        let mut totals = Vec::new();
+        for (stages, (node, host)) in stages.into_iter().zip(&self.nodes) {
+            let (_, major_faults) = stat(&node.pid().to_string())?;
+            totals.push(Totals { cpu: host.group.cpu_time()?, major_faults, stages });
+        }
+        Ok(totals)
+    }
+}
+
+fn last_words(chain: &Chain, dispatcher: &Process) -> String {
+    let nodes: String =
+        chain.nodes.iter().map(|(node, _)| format!("\n{}{}", node.describe(), node.last_words())).collect();
+    format!("\nthe dispatcher{}{nodes}", dispatcher.last_words())
+}
+
+/// As [`Process::wait_listening`], for an async thread, which a signal can break off.
+async fn listening(process: &mut Process, ports: &[&str], limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !process.is_listening(ports)? {
+        if Instant::now() >= deadline {
+            return process.wait_listening(ports, Duration::ZERO);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
