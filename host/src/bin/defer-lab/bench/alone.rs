@@ -46,7 +46,7 @@ pub fn run(args: &AloneArgs) -> Result<()> {
     ensure!(args.seconds > 0.0, "--seconds takes a positive number");
     let subject = tokio::runtime::Handle::current().block_on(subject::find(args.model.clone(), Vec::new()))?;
     let engine = engine::open(args.engine, None)?;
-    let mut session = load_whole(&subject.file, engine.as_ref(), Options { threads: 1 })?;
+    let mut session = load_whole(&subject.file, engine.as_ref(), Options::new(1))?;
     let pool = Pool::new(POOL);
     let requests = subject.inputs();
     let mut times = Vec::new();

@@ -83,7 +83,7 @@ impl<'a> Bench<'a> {
     /// The uncut network's answers.
     fn reference(&self) -> Result<Vec<Vec<Named>>> {
         let engine = engine::open(Choice::Auto, None)?;
-        let mut session = load_whole(&self.subject.file, engine.as_ref(), Options { threads: 1 })?;
+        let mut session = load_whole(&self.subject.file, engine.as_ref(), Options::new(1))?;
         let pool = defer_host::buffer::Pool::new(0);
         self.subject.requests.iter().map(|request| Ok(session.run(&request.inputs, &pool)?)).collect()
     }
