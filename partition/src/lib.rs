@@ -6,7 +6,7 @@
 //! 2. [`Network::new`] prepares the graph: sorted, constants by name, nothing superfluous;
 //! 3. [`fold::fold`] and [`fold::fold_constants`] make it smaller without changing what it computes;
 //! 4. [`Atoms::new`] groups nodes that engines run as one operation; each boundary between groups is a candidate cut;
-//! 5. [`plan::min_max`] chooses cuts from the groups' measured times, or a user names tensors;
+//! 5. [`plan::min_max`] chooses cuts from what groups and boundaries were measured to cost, or a user names tensors;
 //! 6. [`Partition`] says what each stage takes, makes and hands on;
 //! 7. [`slice::slice`] makes each stage an ONNX model of its own, with its weights apart.
 //!

@@ -10,9 +10,12 @@ use crate::{setup, workspace};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask bench sandbox
-  cargo xtask bench sandbox --json > sandbox.json")]
+  cargo xtask bench engine --json > engine.json
+  cargo xtask bench engine -- --model resnet50 --rounds 60
+  cargo xtask bench memory")]
 pub struct Args {
-    /// Which one: `sandbox` (what the boundary of the sandbox costs per call)
+    /// Which one: `sandbox` (what the boundary of the sandbox costs per call), `engine` (each engine behind wasi-nn
+    /// against ONNX Runtime in Python, and slices against their whole), `memory` (what four nodes hold)
     name: String,
     /// One JSON document on stdout, all else on stderr
     #[arg(long)]
@@ -23,7 +26,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    setup::ensure(setup::Task::Run)?;
+    let compares = args.name == "engine";
+    setup::ensure(if compares { setup::Task::Compare } else { setup::Task::Run })?;
     let mut flags = vec!["bench", &args.name];
     if args.json {
         flags.push("--json");

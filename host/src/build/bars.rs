@@ -46,8 +46,8 @@ impl Progress for Bars {
             Phase::Reading => "reading the model",
             Phase::Folding => "folding constants",
             Phase::Shapes => "learning shapes",
-            Phase::Loading => "loading fusion groups",
-            Phase::Timing => "timing fusion groups",
+            Phase::Loading => "loading parts",
+            Phase::Timing => "timing parts",
             Phase::Writing => "writing stages",
         };
         if !self.terminal {

@@ -26,13 +26,13 @@ pub use progress::{Phase, Progress};
 use crate::artifact::{self, Manifest};
 use crate::client::UsageError;
 use crate::engine::{self, Engine, Model, Options, Session};
-use crate::pipeline::{self, ModelRef, Pipeline, PlanRef, StageRef};
+use crate::pipeline::{self, ModelRef, Pipeline, StageRef};
 use anyhow::Context;
 use defer_partition::cut::{Stage, crossings};
-use defer_partition::plan::{self, PlanError};
+use defer_partition::plan::PlanError;
 use defer_partition::{Atoms, Network, Partition, TensorInfo, slice};
 use prepare::Prepared;
-use profile::Pieces;
+use profile::Figures;
 use scratch::{Bench, Scratch};
 use shapes::Trace;
 use std::collections::BTreeSet;
@@ -47,6 +47,8 @@ pub struct Built {
     /// Folder that holds it.
     pub folder: PathBuf,
     pub pipeline: Pipeline,
+    /// Time of the uncut network.
+    pub whole_ms: f64,
     /// Fusion groups of each stage.
     pub groups: Vec<usize>,
     /// Bytes that left each stage when the network was profiled.
@@ -109,9 +111,8 @@ pub fn build(options: &BuildOptions, engine: &dyn Engine, progress: &dyn Progres
     if let Some(cuts) = &cuts {
         check_cuts(network, &atoms, &trace, cuts, &options.cuts)?;
     }
-    let pieces = profile::profile(&bench, network, &atoms, &mut trace, progress)?;
-    let (cuts, figures) = choose(&pieces, cuts, stages)?;
-    let partition = Partition::new(network, &atoms, &cuts)?;
+    let figures = profile::profile(&bench, network, &atoms, &mut trace, (stages, cuts), progress)?;
+    let partition = Partition::new(network, &atoms, &figures.cuts)?;
 
     let pipeline = pack(&prepared, &partition, &trace, &figures, &scratch, progress)?;
     write::publish(&scratch, &folder, &pipeline)?;
@@ -119,6 +120,7 @@ pub fn build(options: &BuildOptions, engine: &dyn Engine, progress: &dyn Progres
     Ok(Built {
         folder,
         pipeline,
+        whole_ms: figures.whole_ms,
         groups: partition.stages.iter().map(|stage| stage.atoms.len()).collect(),
         leaving_bytes: partition.stages.iter().map(|stage| stage.leaving().iter().map(bytes).sum()).collect(),
     })
@@ -146,27 +148,6 @@ fn check_cuts(
         }
     }
     Ok(())
-}
-
-/// What the plan expects.
-struct Figures {
-    stages_ms: Vec<f64>,
-    plan: PlanRef,
-}
-
-/// The cuts, after fusion groups: those given, else the best ones.
-fn choose(pieces: &Pieces, given: Option<Vec<usize>>, stages: usize) -> Result<(Vec<usize>, Figures), BuildError> {
-    let best = plan::min_max(&pieces.times_ms, &pieces.bytes, stages)?;
-    let cuts = given.unwrap_or_else(|| best.boundaries.iter().map(|&at| pieces.boundaries[at]).collect());
-    let mut stages_ms = vec![0.0; stages];
-    for (piece, ms) in pieces.times_ms.iter().enumerate() {
-        // A piece ends at its boundary; the last one ends after every cut.
-        let end = pieces.boundaries.get(piece).copied().unwrap_or(usize::MAX);
-        stages_ms[cuts.partition_point(|&cut| cut < end)] += ms;
-    }
-    let bottleneck_ms = stages_ms.iter().copied().fold(0.0, f64::max);
-    let plan = PlanRef { bottleneck_ms, lower_bound_ms: best.lower_bound_ms.min(bottleneck_ms) };
-    Ok((cuts, Figures { stages_ms, plan }))
 }
 
 /// Writes the artifacts into `scratch`, and says what the pipeline is.
@@ -208,7 +189,7 @@ fn pack(
         inputs: network.inputs().iter().map(|input| input.info()).collect(),
         outputs: infos(network.outputs(), trace, partition.stages.len() - 1)?,
         stages,
-        plan: figures.plan,
+        plan: figures.plan(),
     })
 }
 

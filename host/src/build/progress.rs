@@ -1,6 +1,7 @@
 //! What a build says while it works.
 
-/// What a build is busy with, in this order; of a very large network, parts are loaded and timed in turn.
+/// What a build is busy with, in this order; loading and timing take turns: the whole network, runs of fusion groups, the
+/// stages of each plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Fetching the model if need be, and reading it.
@@ -9,9 +10,9 @@ pub enum Phase {
     Folding,
     /// Running the whole network to learn what crosses cuts; a step per run.
     Shapes,
-    /// Loading each fusion group as a network of its own; a step per group.
+    /// Loading parts of the network as networks of their own; a step per part.
     Loading,
-    /// Timing the groups, in rounds; a step per round.
+    /// Timing the parts, in rounds; a step per round.
     Timing,
     /// Writing the artifacts; a step per stage.
     Writing,

@@ -55,6 +55,9 @@ impl Built {
             stages.len(),
             plan.lower_bound_ms
         );
+        let together: f64 = stages.iter().map(|stage| stage.predicted_ms).sum();
+        let (whole, share) = (self.whole_ms, together / self.whole_ms.max(f64::MIN_POSITIVE));
+        let _ = writeln!(text, "all stages together {together:.2} ms, {share:.2} × the uncut network's {whole:.2} ms");
         text
     }
 }

@@ -10,6 +10,7 @@ mod machine;
 mod onnxruntime;
 mod perf_analyzer;
 mod python;
+mod reference;
 mod wasm;
 
 use std::{process::ExitCode, time::Instant};
@@ -19,7 +20,8 @@ use anyhow::Result;
 use crate::workspace::seconds;
 use machine::Machine;
 
-/// Installs what is missing: C tools, Python, the wasm toolchain, the onnxruntime library, the tests' clients.
+/// Installs what is missing: C tools, Python, the wasm toolchain, the onnxruntime library, the tests' clients, the
+/// benchmarks' reference.
 ///
 /// Does nothing, in under a second, when all of it is there. Where it may not install packages, it prints the commands.
 #[derive(clap::Args)]
@@ -41,6 +43,8 @@ pub enum Task {
     /// Building and running `defer-host` or `defer-lab`.
     Run,
     Test,
+    /// The same as `Run`, and comparing with ONNX Runtime in Python.
+    Compare,
 }
 
 /// How much a task needs an item.
@@ -66,7 +70,7 @@ trait Item {
 }
 
 /// In order: a later item is installed with the help of earlier ones.
-const ITEMS: [&dyn Item; 7] = [
+const ITEMS: [&dyn Item; 8] = [
     &c_linker::CLinker,
     &c_libraries::CLibraries,
     &python::Python,
@@ -74,6 +78,7 @@ const ITEMS: [&dyn Item; 7] = [
     &onnxruntime::Onnxruntime,
     &clients::Clients,
     &perf_analyzer::PerfAnalyzer,
+    &reference::Reference,
 ];
 
 pub fn run(args: &Args) -> Result<ExitCode> {

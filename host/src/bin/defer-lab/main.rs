@@ -30,6 +30,7 @@ const LEAVE: Duration = Duration::from_secs(3);
   defer-lab demo                        pictures of text, read by a chain of four nodes
   defer-lab demo --model resnet50 --nodes 8
   defer-lab bench sandbox --json        what the sandbox costs per call
+  defer-lab bench engine --model vgg16  engines against ONNX Runtime in Python
 
 Exit codes: 0 success, 2 wrong usage or configuration, 1 any other failure."
 )]

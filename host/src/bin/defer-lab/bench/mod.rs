@@ -2,6 +2,7 @@
 
 pub mod alone;
 pub mod chain;
+mod engine;
 mod machine;
 mod sandbox;
 
@@ -17,6 +18,7 @@ pub enum Bench {
     /// What `chain` compares with: one engine in a loop
     #[command(hide = true)]
     Alone(alone::AloneArgs),
+    Engine(engine::EngineArgs),
 }
 
 /// Runs one benchmark. Blocks for as long as that takes.
@@ -26,6 +28,7 @@ pub fn run(which: &Bench) -> Result<()> {
         Bench::Chain(_) => Ok(()),
         Bench::Sandbox(args) => sandbox::run(args),
         Bench::Alone(args) => alone::run(args),
+        Bench::Engine(args) => engine::run(args),
     }
 }
 
