@@ -4,6 +4,7 @@ pub mod alone;
 pub mod chain;
 mod engine;
 mod machine;
+mod memory;
 mod sandbox;
 
 use anyhow::Result;
@@ -19,6 +20,7 @@ pub enum Bench {
     #[command(hide = true)]
     Alone(alone::AloneArgs),
     Engine(engine::EngineArgs),
+    Memory(memory::MemoryArgs),
 }
 
 /// Runs one benchmark. Blocks for as long as that takes.
@@ -29,6 +31,7 @@ pub fn run(which: &Bench) -> Result<()> {
         Bench::Sandbox(args) => sandbox::run(args),
         Bench::Alone(args) => alone::run(args),
         Bench::Engine(args) => engine::run(args),
+        Bench::Memory(args) => memory::run(args),
     }
 }
 
