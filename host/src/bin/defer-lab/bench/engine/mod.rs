@@ -105,7 +105,7 @@ fn measure(args: &EngineArgs) -> Result<Vec<Row>> {
         true => MODELS.to_vec(),
         false => args.models.iter().map(String::as_str).collect(),
     };
-    let chosen = if args.engines.is_empty() { vec![Choice::OnnxRuntime] } else { args.engines.clone() };
+    let chosen = if args.engines.is_empty() { vec![Choice::OnnxRuntime, Choice::Tract] } else { args.engines.clone() };
     let engines = chosen.into_iter().map(|choice| Ok(engine::open(choice, None)?)).collect::<Result<Vec<_>>>()?;
     let (mut rows, mut slices) = (Vec::new(), Vec::new());
     for name in names {

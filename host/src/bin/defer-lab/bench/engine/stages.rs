@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use cpu_time::ProcessTime;
 use defer_host::buffer::Pool;
 use defer_host::engine::{Engine, Named, Options};
-use defer_host::node::{Loaded, Loader};
+use defer_host::node::{Loaded, Loader, TimeLimits};
 use defer_host::pipeline::Pipeline;
 use defer_host::sandbox::{Instance, Limits, Sandbox};
 use defer_partition::Tensor;
@@ -33,7 +33,8 @@ impl Stages {
         let loader = Loader {
             sandbox: Sandbox::new(Limits::default())?,
             engine: Arc::clone(engine),
-            options: Options { threads: 1 },
+            options: Options::new(1),
+            limits: TimeLimits::default(),
             pool: pool.clone(),
             max_tensor: usize::MAX,
         };
