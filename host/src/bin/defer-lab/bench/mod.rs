@@ -16,11 +16,11 @@ pub enum Bench {
     /// A chain of nodes against one node, over links and CPUs of given speeds
     Chain(chain::ChainArgs),
     Sandbox(sandbox::SandboxArgs),
+    Engine(engine::EngineArgs),
+    Memory(memory::MemoryArgs),
     /// What `chain` compares with: one engine in a loop
     #[command(hide = true)]
     Alone(alone::AloneArgs),
-    Engine(engine::EngineArgs),
-    Memory(memory::MemoryArgs),
 }
 
 /// Runs one benchmark. Blocks for as long as that takes.
