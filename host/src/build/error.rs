@@ -54,6 +54,8 @@ pub enum BuildError {
     Profile { inputs: String, cause: String },
     #[error("the node or nodes producing \"{group}\" cannot be timed alone: {cause}")]
     Timing { group: String, cause: EngineError },
+    #[error("input \"{input}\" of the network cannot be carried to the first stage: {cause}")]
+    Input { input: String, cause: String },
     #[error("output \"{output}\" of the network cannot be carried to a client: {cause}")]
     Output { output: String, cause: String },
     #[error(transparent)]

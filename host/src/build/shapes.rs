@@ -5,6 +5,7 @@ use super::scratch::Bench;
 use super::{BuildError, Phase, Progress, dependent, diagnose};
 use crate::buffer::Pool;
 use crate::engine::{EngineError, Named, Session};
+use crate::relay::frame::MAX_RANK;
 use defer_partition::{Network, Tensor, TensorInfo, slice};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,7 +15,7 @@ pub(super) struct Trace {
     pub tensors: HashMap<String, Tensor>,
     /// What is known of each: -1 where a dimension may change.
     pub infos: HashMap<String, TensorInfo>,
-    /// Tensors that no frame can carry (strings, sequences), and why.
+    /// Tensors that no frame can carry (strings, sequences, too many dimensions), and why.
     pub stuck: BTreeMap<String, String>,
 }
 
@@ -61,6 +62,16 @@ pub(super) fn trace(
     }
     dependent::shapes(network).into_iter().for_each(|name| infos.get_mut(name).into_iter().for_each(open));
     progress.step();
+    let too_deep = |shape: &[i64]| {
+        let cause = format!("it has {} dimensions, and a frame carries at most {MAX_RANK}", shape.len());
+        (shape.len() > MAX_RANK).then_some(cause)
+    };
+    for input in inputs.iter().map(|input| input.info()) {
+        if let Some(cause) = too_deep(&input.shape) {
+            return Err(BuildError::Input { input: input.name, cause });
+        }
+    }
+    stuck.extend(infos.iter().filter_map(|(name, info)| Some((name.clone(), too_deep(&info.shape)?))));
     if let Some((output, cause)) = stuck.iter().find(|(name, _)| network.outputs().contains(name)) {
         return Err(BuildError::Output { output: output.clone(), cause: cause.clone() });
     }

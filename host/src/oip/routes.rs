@@ -53,7 +53,7 @@ pub fn router(backend: Arc<dyn Backend>, options: Options) -> Router {
     let open = Router::new()
         .route("/v2/health/live", get(live))
         .route("/v2/health/ready", get(ready))
-        .route(openapi::PATH, openapi::serve(openapi::inference))
+        .route(openapi::PATH, get(description))
         .method_not_allowed_fallback(wrong_method);
     guarded.merge(open).fallback(wrong_path).with_state(api)
 }
@@ -87,6 +87,10 @@ impl Api {
 
 async fn server() -> Json<Value> {
     Json(json!({ "name": "defer-host", "version": env!("CARGO_PKG_VERSION"), "extensions": EXTENSIONS }))
+}
+
+async fn description(State(api): State<Arc<Api>>) -> Json<Value> {
+    Json(openapi::inference(&api.backend.models()))
 }
 
 async fn live() -> Json<Value> {

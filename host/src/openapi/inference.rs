@@ -2,8 +2,10 @@
 
 use super::schema::{array, boolean, count, described, nullable, number, object, reference, string, with_optional};
 use super::{PATH, RETRY, description, guarded, in_path, ok, open};
-use defer_partition::DType;
+use crate::oip::ModelMetadata;
+use defer_partition::{DType, TensorInfo};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 const ABOUT: &str = "Open Inference Protocol, version 2, over REST, with the extensions for binary tensor data, model \
     configuration and statistics. Bodies of inferences may be compressed both ways: Content-Encoding and \
@@ -14,8 +16,11 @@ const INFER: &str = "Tensors travel in JSON, or as raw bytes after the JSON part
     whose shape has at most one open dimension. A request fits a model if it holds each of its inputs once, with its \
     element type and a shape that it admits; anything else is a 400.";
 
-/// The description of the inference port.
-pub fn document() -> Value {
+/// Elements that the inputs of a model may have for its example: people should be able to read it.
+const EXAMPLE: usize = 64;
+
+/// The description of an inference port that serves `models`.
+pub fn document(models: &[ModelMetadata]) -> Value {
     let mut paths = Map::new();
     let mut add = |path: &str, item: Value| paths.insert(path.to_owned(), item);
     add(PATH, description());
@@ -26,8 +31,10 @@ pub fn document() -> Value {
     add("/v2/health/ready", json!({ "get": ready }));
     let stats = guarded("stats", "Statistics of all models", ok("One entry per version.", "Statistics"), &[]);
     add("/v2/models/stats", json!({ "get": stats }));
-    let model = in_path("model", "The model's name.", json!({ "type": "string", "minLength": 1 }));
-    let version = in_path("version", "One of the model's versions.", json!({ "type": "string", "minLength": 1 }));
+    let names = models.iter().map(|model| model.name.as_str()).collect();
+    let model = in_path("model", "The model's name.", one_of(names));
+    let versions = models.iter().flat_map(|model| &model.versions).map(String::as_str).collect();
+    let version = in_path("version", "One of the model's versions.", one_of(versions));
     for (base, of, parameters) in [
         ("/v2/models/{model}", "", json!([model])),
         ("/v2/models/{model}/versions/{version}", "OfVersion", json!([model, version])),
@@ -42,12 +49,40 @@ pub fn document() -> Value {
         call("/ready", "get", get("modelReady", "Whether the model is ready", "ModelReady", &[503]));
         call("/config", "get", get("modelConfig", "Configuration, in Triton's form", "ModelConfig", &[]));
         call("/stats", "get", get("modelStats", "Statistics of the model", "Statistics", &[]));
-        call("/infer", "post", infer(of));
+        call("/infer", "post", infer(of, models));
     }
     super::document("defer-host inference", ABOUT, paths, "inference", schemas())
 }
 
-fn infer(of: &str) -> Value {
+/// A name that has to be known.
+fn one_of(known: BTreeSet<&str>) -> Value {
+    if known.is_empty() {
+        json!({ "type": "string", "minLength": 1 })
+    } else {
+        json!({ "type": "string", "enum": known })
+    }
+}
+
+/// A request of zeros for each of `models` that takes few, by the model's name.
+fn examples(models: &[ModelMetadata]) -> Map<String, Value> {
+    let of_input = |info: &TensorInfo| {
+        let shape: Vec<usize> = info.shape.iter().map(|&dim| usize::try_from(dim).unwrap_or(1)).collect();
+        let count = shape.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim)).filter(|&n| n <= EXAMPLE)?;
+        let zero = if info.dtype == DType::Bool { json!(false) } else { json!(0) };
+        Some((count, json!({ "name": info.name, "datatype": info.dtype, "shape": shape, "data": vec![zero; count] })))
+    };
+    let mut examples = Map::new();
+    for model in models {
+        let Some(inputs) = model.inputs.iter().map(of_input).collect::<Option<Vec<_>>>() else { continue };
+        if inputs.iter().map(|(count, _)| count).sum::<usize>() <= EXAMPLE {
+            let inputs: Vec<Value> = inputs.into_iter().map(|(_, input)| input).collect();
+            examples.insert(model.name.clone(), json!({ "value": { "inputs": inputs } }));
+        }
+    }
+    examples
+}
+
+fn infer(of: &str, models: &[ModelMetadata]) -> Value {
     let length = json!({ "schema": count(), "description": "Bytes of the JSON part, before compression." });
     let bytes = json!({ "schema": { "description": "A JSON part and raw tensors, or one tensor." } });
     let both = |schema: &str| json!({ "application/json": { "schema": reference(schema) }, "application/octet-stream": bytes });
@@ -60,6 +95,10 @@ fn infer(of: &str) -> Value {
     let mut operation = guarded(&format!("infer{of}"), "Runs one inference", success, &refusals);
     operation["description"] = INFER.into();
     operation["requestBody"] = json!({ "required": true, "content": both("InferRequest") });
+    let examples = examples(models);
+    if !examples.is_empty() {
+        operation["requestBody"]["content"]["application/json"]["examples"] = examples.into();
+    }
     let header = json!({
         "name": "Inference-Header-Content-Length",
         "in": "header",

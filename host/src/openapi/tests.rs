@@ -1,6 +1,8 @@
 //! The documents against the routers that they describe.
 
 use super::{PATH, admin, inference, node};
+use crate::oip::Backend as _;
+use crate::oip::tests::backend::Echo;
 use axum::Router;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,8 +62,8 @@ pub(crate) fn assert_describes<S>(document: &Value, router: &Router<S>) {
 
 #[test]
 fn the_inference_document_is_what_the_router_serves() {
-    let backend = std::sync::Arc::new(crate::oip::tests::backend::Echo::default());
-    assert_describes(&inference(), &crate::oip::router(backend, crate::oip::Options::default()));
+    let backend = std::sync::Arc::new(Echo::default());
+    assert_describes(&inference(&backend.models()), &crate::oip::router(backend, crate::oip::Options::default()));
 }
 
 /// Calls `found` for every object in `value`.
@@ -78,7 +80,7 @@ fn walk<'a>(value: &'a Value, found: &mut impl FnMut(&'a serde_json::Map<String,
 
 #[test]
 fn every_reference_resolves_and_every_schema_is_used() {
-    for document in [inference(), node(), admin()] {
+    for document in [inference(&[]), inference(&Echo::default().models()), node(), admin()] {
         let title = document["info"]["title"].as_str().unwrap();
         let mut referred = BTreeSet::new();
         walk(&document, &mut |object| {
@@ -96,7 +98,7 @@ fn every_reference_resolves_and_every_schema_is_used() {
 
 #[test]
 fn operations_and_parameters_are_complete() {
-    for document in [inference(), node(), admin()] {
+    for document in [inference(&[]), inference(&Echo::default().models()), node(), admin()] {
         let mut ids = BTreeSet::new();
         for (path, item) in document["paths"].as_object().unwrap() {
             let in_path = path.split('{').skip(1).filter_map(|part| part.split('}').next());
@@ -117,5 +119,19 @@ fn operations_and_parameters_are_complete() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn the_inference_document_names_what_is_served_and_shows_how_to_ask() {
+    let document = inference(&Echo::default().models());
+    let item = &document["paths"]["/v2/models/{model}/versions/{version}/infer"];
+    assert!(item["parameters"][0]["schema"]["enum"].as_array().unwrap().contains(&"scalar".into()));
+    assert_eq!(item["parameters"][1]["schema"]["enum"], serde_json::json!(["1", "2"]));
+    let examples = &item["post"]["requestBody"]["content"]["application/json"]["examples"];
+    for model in Echo::default().models() {
+        let body = examples[&model.name]["value"].to_string();
+        let parsed = crate::oip::parse(&model, body.as_bytes(), None).unwrap();
+        assert_eq!(parsed.inputs.len(), model.inputs.len());
     }
 }

@@ -2,8 +2,12 @@
 
 use crate::support::chain::{Chain, Node, spawn_dispatcher};
 use crate::support::http::Refusal;
-use crate::support::networks::{Staged, assert_same, outer, stage, tower};
+use crate::support::networks::{Staged, assert_same, cut, outer, stage, tower};
 use crate::support::{PATIENCE, folder, http, poll};
+use defer_host::artifact::{self, Artifact, Digest};
+use defer_host::build::GUEST;
+use defer_partition::{Atoms, DType, Network, Partition, TensorInfo, slice};
+use prost::Message as _;
 use std::thread;
 
 /// Side of a square of 16 MiB, 16 times the limit here. What is larger costs its connection too: requests that come before
@@ -61,8 +65,54 @@ fn a_tensor_over_a_limit_fails_its_own_request() {
 }
 
 #[test]
+fn a_network_with_more_dimensions_than_a_frame_carries_is_not_cut_there() {
+    let folder = folder("tower-refused");
+    let file = folder.join("tower.onnx");
+    std::fs::write(&file, tower(70).encode_to_vec()).unwrap();
+    let file = file.to_str().unwrap();
+    let error = cut(file, &folder.join("at"), 0, &["tall"]).expect_err("70 dimensions");
+    let text = error.to_string();
+    assert!(error.is_usage(), "{text}");
+    assert!(text.contains("\"tall\" would cross there") && text.contains("70 dimensions"), "{text}");
+    // Left to the planner, it is cut where it can be.
+    let staged = cut(file, &folder.join("planned"), 2, &[]).unwrap();
+    let deepest = staged.pipeline.stages.iter().flat_map(|stage| &stage.inputs).map(|info| info.shape.len()).max();
+    assert_eq!(deepest, Some(2));
+}
+
+/// The tower cut in its middle, as no build does it any more: artifacts that were made elsewhere may hold anything.
+fn tower_by_hand(rank: usize) -> Staged {
+    let mut staged = stage("tower", &tower(64), 0, &["tall"]);
+    let network = Network::new(tower(rank)).unwrap();
+    let (_, partition, _) = Partition::at_tensors(&network, &Atoms::new(&network), &["tall".to_owned()]).unwrap();
+    let deep = TensorInfo { name: "tall".into(), dtype: DType::Fp32, shape: vec![-1; rank] };
+    for (index, stage) in staged.pipeline.stages.iter_mut().enumerate() {
+        let path = staged.folder.join(&stage.file);
+        let mut manifest = Artifact::open(&path).unwrap().manifest;
+        for info in stage.inputs.iter_mut().chain(&mut stage.outputs) {
+            if info.name == deep.name {
+                *info = deep.clone();
+            }
+        }
+        (manifest.inputs, manifest.outputs) = (stage.inputs.clone(), stage.outputs.clone());
+        manifest.warm_up.iter_mut().filter(|shape| shape.len() > 2).for_each(|shape| *shape = vec![1; rank]);
+        let describe = |name: &str| (name == deep.name).then(|| deep.clone());
+        let slice = slice::slice(&network, &partition.stages[index], &describe).unwrap();
+        let mut bytes = Vec::new();
+        artifact::write(&mut bytes, GUEST, manifest, &slice).unwrap();
+        stage.digest = Digest::of(&bytes[..]).unwrap();
+        // Under another name first: nothing that may be mapped is changed.
+        let part = path.with_extension("part");
+        std::fs::write(&part, bytes).unwrap();
+        std::fs::rename(part, path).unwrap();
+    }
+    staged.pipeline.write(&staged.folder).unwrap();
+    staged
+}
+
+#[test]
 fn a_tensor_of_more_dimensions_than_a_frame_carries_fails_its_own_request() {
-    let staged = stage("tower", &tower(70), 0, &["tall"]);
+    let staged = tower_by_hand(70);
     let chain = Chain::start("tower", &staged);
     let other = stage("beside-the-tower", &tower(64), 0, &["tall"]);
     let nodes: Vec<&Node> = chain.nodes.iter().collect();

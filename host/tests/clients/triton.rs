@@ -1,25 +1,14 @@
-//! Clients that know nothing of stages: `tritonclient.http` as it comes from PyPI, with its defaults.
-#![allow(clippy::unwrap_used)] // tests, and functions that only tests call
+//! `tritonclient.http` as it comes from PyPI, with its defaults.
 
-mod support;
-
-use std::process::Command;
-use support::chain::Chain;
-use support::folder;
-use support::networks::{Staged, assert_same, stage, tour};
-
+use super::client;
+use crate::support::chain::Chain;
+use crate::support::folder;
+use crate::support::networks::{Staged, assert_same, stage, tour};
 use defer_host::engine::Named;
 use defer_partition::{DType, Tensor};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// The interpreter of the test clients' own environment.
-fn python() -> PathBuf {
-    let cache = defer_models::Cache::from_env().expect("a home directory");
-    let python = cache.root().join("clients/bin/python");
-    assert!(python.exists(), "no test clients at {}; run `cargo xtask setup`", python.display());
-    python
-}
+use std::process::Command;
 
 fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/triton_http.py")
@@ -59,7 +48,7 @@ fn ask(chain: &Chain, staged: &Staged, mode: &str) {
     let inputs = staged.inputs(11, 2);
     write(&given, &inputs);
     let url = chain.url().trim_start_matches("http://");
-    let output = Command::new(python())
+    let output = Command::new(client("python"))
         .arg(script())
         .args([mode, url, staged.name()])
         .args([&given, &answered])
