@@ -74,10 +74,9 @@ fn a_network_with_more_dimensions_than_a_frame_carries_is_not_cut_there() {
     let text = error.to_string();
     assert!(error.is_usage(), "{text}");
     assert!(text.contains("\"tall\" would cross there") && text.contains("70 dimensions"), "{text}");
-    // Left to the planner, it is cut where it can be.
-    let staged = cut(file, &folder.join("planned"), 2, &[]).unwrap();
-    let deepest = staged.pipeline.stages.iter().flat_map(|stage| &stage.inputs).map(|info| info.shape.len()).max();
-    assert_eq!(deepest, Some(2));
+    // Inside a stage it may have as many as the engine takes.
+    let staged = cut(file, &folder.join("whole"), 1, &[]).unwrap();
+    assert_eq!(staged.pipeline.stages.len(), 1);
 }
 
 /// The tower cut in its middle, as no build does it any more: artifacts that were made elsewhere may hold anything.
@@ -95,7 +94,9 @@ fn tower_by_hand(rank: usize) -> Staged {
             }
         }
         (manifest.inputs, manifest.outputs) = (stage.inputs.clone(), stage.outputs.clone());
-        manifest.warm_up.iter_mut().filter(|shape| shape.len() > 2).for_each(|shape| *shape = vec![1; rank]);
+        for shape in manifest.warm_up.iter_mut().filter(|shape| shape.len() > 2) {
+            *shape = [vec![1; rank - 1], vec![2]].concat();
+        }
         let describe = |name: &str| (name == deep.name).then(|| deep.clone());
         let slice = slice::slice(&network, &partition.stages[index], &describe).unwrap();
         let mut bytes = Vec::new();
