@@ -70,6 +70,11 @@ pub trait Engine: Send + Sync {
 
     fn version(&self) -> String;
 
+    /// Whether the session that comes of this wish will hold weights in an order of its own.
+    fn prepacking(&self, wish: Prepacking) -> Prepacking {
+        wish
+    }
+
     /// Loads a graph. The session lives until it is dropped, and needs nothing of `model` afterwards but the weights file.
     fn load(&self, model: Model<'_>, options: Options) -> Result<Box<dyn Session>, EngineError>;
 }

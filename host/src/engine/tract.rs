@@ -4,7 +4,7 @@
 //! with open dimensions for each new set of input shapes, the latest few of which are kept.
 
 use super::panic::caught;
-use super::{Engine, EngineError, Model, Named, Options, Session};
+use super::{Engine, EngineError, Model, Named, Options, Prepacking, Session};
 use crate::buffer::Pool;
 use bytemuck::{AnyBitPattern, NoUninit, try_cast_slice};
 use defer_partition::{DType, Tensor, byte_len};
@@ -42,6 +42,11 @@ impl Engine for Tract {
 
     fn version(&self) -> String {
         VERSION.to_owned()
+    }
+
+    /// It always reorders them.
+    fn prepacking(&self, _: Prepacking) -> Prepacking {
+        Prepacking::On
     }
 
     /// Computes on one thread, whatever `options` allow: tract was built without its thread pool.

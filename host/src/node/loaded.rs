@@ -1,9 +1,11 @@
 //! A stage in memory: compiled, its session loaded, warmed up. Generations that use the same artifact share it.
 
+use super::memory;
+use super::prepacking::{self, Room};
 use crate::artifact::{Artifact, ArtifactError, Digest, Manifest};
 use crate::buffer::Pool;
 use crate::engine::abandoned::{self, Charge};
-use crate::engine::{self, Engine, Model, Options, Session, SharedSession};
+use crate::engine::{self, Engine, Model, Options, Prepacking, Session, SharedSession};
 use crate::sandbox::{Instance, Program, RunError, Sandbox, SandboxError};
 use defer_partition::byte_len;
 use std::collections::BTreeSet;
@@ -72,6 +74,8 @@ pub struct Loaded {
     /// Keeps the file mapped while the engine reads weights from it.
     pub artifact: Artifact,
     loader: Loader,
+    /// Whether the engine holds weights in an order of its own.
+    pub prepacking: Prepacking,
     /// Time that loading and warming up took.
     pub load_time: Duration,
     program: Program,
@@ -83,13 +87,18 @@ pub struct Loaded {
 }
 
 impl Loader {
-    /// Loads the artifact at `path` and runs it once on zeros. Blocks for as long as that takes.
-    pub fn load(&self, digest: Digest, path: &Path) -> Result<Loaded, LoadError> {
+    /// Loads the artifact at `path`, for which the node's limit leaves `room` bytes, and runs it once on zeros. Blocks for
+    /// as long as that takes.
+    pub fn load(&self, digest: Digest, path: &Path, room: Option<u64>) -> Result<Loaded, LoadError> {
         let started = Instant::now();
         let artifact = Artifact::open(path)?;
         self.check_warm_up(&artifact.manifest)?;
         let program = self.sandbox.compile(&artifact)?;
-        let session = self.session(&artifact)?;
+        let graph = artifact.model()?;
+        let room = Room { limit: room, machine: memory::available() };
+        let wish = prepacking::choose(&graph, artifact.manifest.weights_bytes, room);
+        let session = self.session(&artifact, &graph, wish)?;
+        drop(graph);
         let manifest = &artifact.manifest;
         for (what, got, want) in
             [("inputs", session.inputs(), &manifest.inputs), ("outputs", session.outputs(), &manifest.outputs)]
@@ -105,6 +114,7 @@ impl Loader {
         let mut loaded = Loaded {
             digest,
             loader: self.clone(),
+            prepacking: self.engine.prepacking(wish),
             load_time: Duration::ZERO,
             program,
             session: Mutex::new(Arc::new(Mutex::new(session))),
@@ -117,15 +127,19 @@ impl Loader {
         Ok(loaded)
     }
 
-    fn session(&self, artifact: &Artifact) -> Result<Box<dyn Session>, LoadError> {
-        let graph = artifact.model()?;
-        let model = Model { bytes: &graph, weights_folder: artifact.path().parent() };
-        let options = Options { load_time: Some(self.limits.load_time), ..self.options };
+    fn session(
+        &self,
+        artifact: &Artifact,
+        graph: &[u8],
+        prepacking: Prepacking,
+    ) -> Result<Box<dyn Session>, LoadError> {
+        let model = Model { bytes: graph, weights_folder: artifact.path().parent() };
+        let options = Options { prepacking, load_time: Some(self.limits.load_time), ..self.options };
         Ok(self.engine.load(model, options).map_err(SandboxError::from)?)
     }
 
     /// The same on a thread of its own, which is abandoned to the engine if it takes too long.
-    pub async fn load_in_time(&self, digest: Digest, path: &Path) -> Result<Loaded, LoadError> {
+    pub async fn load_in_time(&self, digest: Digest, path: &Path, room: Option<u64>) -> Result<Loaded, LoadError> {
         let crowd = abandoned::count();
         if crowd >= abandoned::LIMIT {
             return Err(LoadError::Crowded(crowd));
@@ -135,7 +149,7 @@ impl Loader {
         charge.begin(());
         let (loader, path, of) = (self.clone(), path.to_owned(), Arc::clone(&charge));
         let load = move || {
-            let loaded = loader.load(digest, &path);
+            let loaded = loader.load(digest, &path, room);
             if of.end().is_some() {
                 let _ = tell.send(loaded);
             }
@@ -164,6 +178,11 @@ impl Loaded {
     /// A component instance of its own over the shared session.
     pub fn instance(&self) -> Result<Instance, SandboxError> {
         Instance::new(self.program.clone(), self.current(), self.loader.pool.clone())
+    }
+
+    /// Bytes of weights that the engine holds a second time, at most.
+    pub fn prepacked_bytes(&self) -> u64 {
+        if self.prepacking == Prepacking::On { self.artifact.manifest.weights_bytes } else { 0 }
     }
 
     /// Name of the engine that it runs on.
@@ -195,7 +214,9 @@ impl Loaded {
         if stuck.is_some_and(|stuck| !self.is_current(stuck)) {
             return Ok(());
         }
-        let fresh = Arc::new(Mutex::new(self.loader.session(&self.artifact)?));
+        let graph = self.artifact.model()?;
+        let fresh = self.loader.session(&self.artifact, &graph, self.prepacking)?;
+        let fresh = Arc::new(Mutex::new(fresh));
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }

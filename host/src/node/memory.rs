@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Bytes that could be had without swapping; `None` where nothing says.
-#[allow(dead_code)]
 pub fn available() -> Option<u64> {
     available_under(Path::new("/"))
 }

@@ -5,6 +5,7 @@ mod intake;
 mod loaded;
 mod memory;
 mod outlet;
+mod prepacking;
 mod rest;
 mod runner;
 mod slot;

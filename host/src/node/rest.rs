@@ -93,6 +93,7 @@ struct SlotJson {
     failure: Option<String>,
     codec: crate::relay::Codec,
     weights_bytes: u64,
+    prepacking: bool,
     loaded_ms: f64,
     counters: CountersJson,
 }
@@ -113,6 +114,7 @@ fn slots(generation: &Generation) -> impl Iterator<Item = SlotJson> + '_ {
             failure,
             codec: slot.codec,
             weights_bytes: manifest.weights_bytes,
+            prepacking: slot.loaded.prepacking == engine::Prepacking::On,
             loaded_ms: slot.loaded.load_time.as_secs_f64() * 1e3,
             counters: slot.counters.json(),
         }

@@ -242,8 +242,8 @@ impl Node {
                 let store = Arc::clone(&self.store);
                 let found = tokio::task::spawn_blocking(move || store.find(&digest)).await.ok().flatten();
                 let path = found.ok_or(PrepareError::Missing(digest))?;
-                self.check_memory(index, &path, &loads)?;
-                let loaded = self.loader.load_in_time(digest, &path).await;
+                let room = self.room(index, &path, &loads)?;
+                let loaded = self.loader.load_in_time(digest, &path, room).await;
                 let loaded = Arc::new(loaded.map_err(|source| PrepareError::Load { index, source })?);
                 loads.insert(digest, Arc::downgrade(&loaded));
                 loaded
@@ -260,21 +260,25 @@ impl Node {
         Ok(loaded)
     }
 
-    /// Refuses a stage that does not fit before anything of it is loaded.
-    fn check_memory(
+    /// What the node's limit leaves for a stage, if there is one. A stage that does not fit is refused before anything of it
+    /// is loaded.
+    fn room(
         &self,
         index: usize,
         path: &Path,
         loads: &HashMap<Digest, Weak<Loaded>>,
-    ) -> Result<(), PrepareError> {
-        let Some(limit) = self.config.memory_limit else { return Ok(()) };
+    ) -> Result<Option<u64>, PrepareError> {
+        let Some(limit) = self.config.memory_limit else { return Ok(None) };
         let artifact = Artifact::open(path).map_err(|error| PrepareError::Load { index, source: error.into() })?;
         let need = artifact.manifest.weights_bytes;
-        let loaded = loads.values().filter_map(Weak::upgrade).map(|l| l.artifact.manifest.weights_bytes).sum::<u64>();
+        let loads: Vec<Arc<Loaded>> = loads.values().filter_map(Weak::upgrade).collect();
+        let loaded = loads.iter().map(|loaded| loaded.artifact.manifest.weights_bytes).sum::<u64>();
         if need.saturating_add(loaded) > limit {
             return Err(PrepareError::Memory { index, need, loaded, limit });
         }
-        Ok(())
+        // Second versions of weights are an extra: they keep no stage out, but further ones of their kind.
+        let extra = loads.iter().map(|loaded| loaded.prepacked_bytes()).sum();
+        Ok(Some((limit - loaded).saturating_sub(extra)))
     }
 
     /// Lets `generation` finish what is in it, for at most `patience`, and drops it.

@@ -119,6 +119,7 @@ fn schemas() -> Value {
             ("failure", described(nullable(string()), "Why it does not compute, where it failed.")),
             ("codec", codec()),
             ("weights_bytes", count()),
+            ("prepacking", described(json!({ "type": "boolean" }), "Whether the engine holds weights in its own order, too.")),
             ("loaded_ms", number()),
             ("counters", reference("Counters")),
         ]),

@@ -101,6 +101,8 @@ impl Engine for OnnxRuntime {
                 .with_inter_threads(1)?
                 // Spinning burns a CPU quota while waiting.
                 .with_intra_op_spinning(false)?
+                // Plans of where intermediate results lie cost as much memory again, and are made anew for each shape.
+                .with_memory_pattern(false)?
                 .with_prepacking(options.prepacking == Prepacking::On)?;
             if let Some(folder) = model.weights_folder {
                 let folder = folder.to_str().ok_or_else(|| ort::Error::new("the weights' path is not UTF-8"))?;
