@@ -52,11 +52,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
     /// Seconds that the engine may compute for one request, whatever time the request itself has
-    #[arg(long, default_value_t = 60, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    engine_timeout: u64,
+    #[arg(long, default_value = "60", value_name = "S", value_parser = seconds)]
+    engine_timeout: Duration,
     /// Seconds to load a stage and warm it up
-    #[arg(long, default_value_t = 120, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    load_timeout: u64,
+    #[arg(long, default_value = "120", value_name = "S", value_parser = seconds)]
+    load_timeout: Duration,
     /// File with the secret that nodes, dispatchers and people who give orders share
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -101,10 +101,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         sandbox: Sandbox::new(Limits::default())?,
         engine: Arc::clone(&engine),
         options: Options::new(threads.max(1)),
-        limits: TimeLimits {
-            engine_time: Duration::from_secs(args.engine_timeout),
-            load_time: Duration::from_secs(args.load_timeout),
-        },
+        limits: TimeLimits { engine_time: args.engine_timeout, load_time: args.load_timeout },
         pool: Pool::new(POOL),
         max_tensor,
     };
@@ -130,6 +127,13 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     println!("listening relay {relay_addr}");
     crate::node::run(node, rest, relay, shutdown, Duration::from_secs(args.drain_timeout)).await?;
     Ok(())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let duration = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    // At most a day: an engine that is busy for longer is not coming back.
+    let fits = duration.filter(|duration| (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(duration));
+    fits.ok_or_else(|| "give seconds, from 0.001 to 86400".to_owned())
 }
 
 fn host_and_port(text: &str) -> Result<String, String> {

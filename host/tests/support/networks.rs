@@ -124,7 +124,7 @@ pub fn assert_same(got: &[Named], want: &[Named], what: &str) {
     }
 }
 
-fn value(name: &str, dtype: DType, dims: &[i64]) -> ValueInfoProto {
+pub fn value(name: &str, dtype: DType, dims: &[i64]) -> ValueInfoProto {
     let dim = |&dim: &i64| usize::try_from(dim).map_or(Dim::Symbol("n".into()), Dim::Fixed);
     InputInfo { name: name.into(), dtype, dims: dims.iter().map(dim).collect() }.value_info()
 }
