@@ -87,9 +87,13 @@ pub struct Loaded {
 }
 
 impl Loader {
-    /// Loads the artifact at `path`, for which the node's limit leaves `room` bytes, and runs it once on zeros. Blocks for
-    /// as long as that takes.
-    pub fn load(&self, digest: Digest, path: &Path, room: Option<u64>) -> Result<Loaded, LoadError> {
+    /// Loads the artifact at `path` and runs it once on zeros. Blocks for as long as that takes.
+    pub fn load(&self, digest: Digest, path: &Path) -> Result<Loaded, LoadError> {
+        self.load_into(None, digest, path)
+    }
+
+    /// The same where the node's limit leaves `room` bytes.
+    fn load_into(&self, room: Option<u64>, digest: Digest, path: &Path) -> Result<Loaded, LoadError> {
         let started = Instant::now();
         let artifact = Artifact::open(path)?;
         self.check_warm_up(&artifact.manifest)?;
@@ -149,7 +153,7 @@ impl Loader {
         charge.begin(());
         let (loader, path, of) = (self.clone(), path.to_owned(), Arc::clone(&charge));
         let load = move || {
-            let loaded = loader.load(digest, &path, room);
+            let loaded = loader.load_into(room, digest, &path);
             if of.end().is_some() {
                 let _ = tell.send(loaded);
             }
