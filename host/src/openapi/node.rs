@@ -61,7 +61,7 @@ fn generations() -> Value {
 }
 
 fn schemas() -> Value {
-    let codec = || json!({ "type": "string", "enum": ["raw", "lz4"] });
+    let codec = || described(string(), "Such as raw, lz4, sparse+shuffle-lz4 or zfp:accuracy=1e-3.");
     let state = json!({ "type": "string", "enum": ["prepared", "active", "draining", "failed"] });
     let owner = object([("name", string()), ("incarnation", described(count(), "Drawn anew at each start."))]);
     let hop = object([("relay", described(string(), "host:port")), ("stage", count())]);

@@ -227,13 +227,15 @@ pub fn data_head(parts: &[Part]) -> Vec<u8> {
         head.extend(name.to_le_bytes());
         head.push(tensor.dtype as u8);
         head.push(u8::try_from(tensor.shape.len()).expect("rank is checked where a tensor enters the chain"));
+        let parameters = tensor.codec.parameters();
         head.extend([tensor.codec.id(), 0]);
-        head.extend(0u16.to_le_bytes());
+        head.extend(u16::try_from(parameters.len()).expect("codecs have few parameters").to_le_bytes());
         head.extend((tensor.data.len() as u64).to_le_bytes());
         head.extend(tensor.checksum.to_le_bytes());
         for &dim in &tensor.shape {
             head.extend((dim as u64).to_le_bytes());
         }
+        head.extend_from_slice(&parameters);
     }
     head
 }
@@ -252,13 +254,10 @@ pub fn read_data_head(head: &[u8], body_len: u64, max_tensor: usize) -> Result<V
         let [dtype, rank, codec, _] = fields.get().ok_or_else(short)?;
         let dtype =
             DType::from_onnx(i32::from(dtype)).ok_or_else(|| malformed(&format!("unknown element type {dtype}")))?;
-        let codec = Codec::from_id(codec).ok_or_else(|| malformed(&format!("unknown codec {codec}")))?;
         if usize::from(rank) > MAX_RANK {
             return Err(malformed(&format!("a tensor of rank {rank}")));
         }
-        if u16::from_le_bytes(fields.get().ok_or_else(short)?) != 0 {
-            return Err(malformed(&format!("codec {codec} takes no parameters")));
-        }
+        let parameters = u16::from_le_bytes(fields.get().ok_or_else(short)?);
         let encoded_len = u64::from_le_bytes(fields.get().ok_or_else(short)?);
         let checksum = u64::from_le_bytes(fields.get().ok_or_else(short)?);
         let mut shape = Vec::with_capacity(usize::from(rank));
@@ -266,6 +265,8 @@ pub fn read_data_head(head: &[u8], body_len: u64, max_tensor: usize) -> Result<V
             let dim = u64::from_le_bytes(fields.get().ok_or_else(short)?);
             shape.push(usize::try_from(dim).map_err(|_| malformed("a dimension is larger than memory"))?);
         }
+        let parameters = fields.bytes(usize::from(parameters)).ok_or_else(short)?;
+        let codec = Codec::from_wire(codec, parameters).map_err(|cause| malformed(&cause))?;
         let too_large = |got: u64| FrameError::TooLarge {
             what: "a tensor's bytes",
             got,
@@ -276,9 +277,9 @@ pub fn read_data_head(head: &[u8], body_len: u64, max_tensor: usize) -> Result<V
         let Some(raw_len) = raw_len else {
             return Err(too_large(byte_len(dtype, &shape).map_or(u64::MAX, |len| len as u64)));
         };
-        let limit = codec.max_encoded_len(raw_len);
+        // What a codec does not make smaller travels raw.
         let encoded_len = match usize::try_from(encoded_len) {
-            Ok(len) if len <= limit => len,
+            Ok(len) if len <= raw_len => len,
             _ => return Err(too_large(encoded_len)),
         };
         total = total.saturating_add(encoded_len as u64);
@@ -296,7 +297,13 @@ pub fn read_data_head(head: &[u8], body_len: u64, max_tensor: usize) -> Result<V
 /// Little-endian fields, read one after the other.
 struct Fields<'a>(&'a [u8]);
 
-impl Fields<'_> {
+impl<'a> Fields<'a> {
+    fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (first, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(first)
+    }
+
     fn get<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;

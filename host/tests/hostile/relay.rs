@@ -186,6 +186,10 @@ fn a_frame_that_cannot_be_taken_fails_its_request_and_not_the_connection() {
         head[10..18].copy_from_slice(&(2_000_000u64 * 256).to_le_bytes());
         head[26..34].copy_from_slice(&2_000_000u64.to_le_bytes());
     });
+    let parameters = head(&|head| {
+        head[8] = 4;
+        head.extend([0; 4]);
+    });
     // Offsets in the head: count 0, name 2, dtype 4, rank 5, codec 6, parameters 8, length 10, checksum 18, dims 26.
     for (what, bytes, because) in [
         ("a tensor of 2^60 bytes", head(&put(10, 1 << 60)), "of 1152921504606846976 is over the limit"),
@@ -194,7 +198,8 @@ fn a_frame_that_cannot_be_taken_fails_its_request_and_not_the_connection() {
         ("a rank of 200", head(&|head| head[5] = 200), "a tensor of rank 200"),
         ("an unknown type", head(&|head| head[4] = 8), "unknown element type 8"),
         ("an unknown codec", head(&|head| head[6] = 99), "unknown codec 99"),
-        ("parameters", head(&|head| head[8] = 4), "takes no parameters"),
+        ("parameters that are not there", head(&|head| head[8] = 4), "its head ends early"),
+        ("parameters", parameters, "codec raw takes no parameters"),
         ("more tensors than enter", data(&tag, &twice), "a frame's number of tensors of 2 is over the limit of 1"),
         ("a count of 65535", head(&|head| head[..2].fill(0xff)), "its head ends early"),
         ("a head that goes on", head(&|head| head.push(0)), "bytes follow its last tensor"),

@@ -1,37 +1,45 @@
 //! LZ4, block format (<https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md>).
 
-use super::{Codec, CodecError};
+use super::layer::{Fault, Form, Layer, Unfit};
+use super::planes::Squeeze;
+use super::scratch;
 use crate::buffer::Pool;
-use lz4_flex::block;
+use lz4_flex::block::{self, CompressTable};
+use std::cell::RefCell;
 
-pub(super) fn max_encoded_len(raw_len: usize) -> usize {
-    block::get_maximum_output_size(raw_len)
+pub(super) struct Lz4;
+
+thread_local! {
+    static TABLE: RefCell<CompressTable> = RefCell::new(CompressTable::large());
 }
 
-pub(super) fn encode(data: Vec<u8>, pool: &Pool) -> (Codec, Vec<u8>) {
-    let mut out = pool.take(max_encoded_len(data.len()));
-    out.resize(max_encoded_len(data.len()), 0);
-    match block::compress_into(&data, &mut out) {
-        Ok(len) if len < data.len() => {
-            out.truncate(len);
-            pool.give(data);
-            (Codec::Lz4, out)
-        }
-        _ => {
-            pool.give(out);
-            (Codec::Raw, data)
-        }
+impl Squeeze for Lz4 {
+    fn squeeze(&self, bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+        scratch::with(block::get_maximum_output_size(bytes.len()), |room| {
+            let len = TABLE.with_borrow_mut(|table| block::compress_into_with_table(bytes, room, table)).ok()?;
+            (len < bytes.len()).then(|| {
+                out.extend_from_slice(&room[..len]);
+                len
+            })
+        })
+    }
+
+    fn expand(&self, data: &[u8], bytes: &mut [u8]) -> Result<usize, Fault> {
+        block::decompress_into(data, bytes).map_err(Fault::new)
     }
 }
 
-pub(super) fn decode(data: Vec<u8>, want: usize, pool: &Pool) -> Result<Vec<u8>, CodecError> {
-    let mut out = pool.take(want);
-    out.resize(want, 0);
-    let got = block::decompress_into(&data, &mut out)
-        .map_err(|error| CodecError::Malformed { codec: Codec::Lz4, cause: error.to_string() })?;
-    if got != want {
-        return Err(CodecError::Length { codec: Codec::Lz4, got, want });
+impl Layer for Lz4 {
+    fn encode(&self, cells: &[u8], _: &Form<'_>, out: &mut Vec<u8>, _: &Pool) -> Result<(), Unfit> {
+        self.squeeze(cells, out).map(drop).ok_or(Unfit::NotSmaller)
     }
-    pool.give(data);
-    Ok(out)
+
+    fn decode(&self, data: &[u8], form: &Form<'_>, out: &mut Vec<u8>, _: &Pool) -> Result<(), Fault> {
+        let at = out.len();
+        out.resize(at + form.len(), 0);
+        match self.expand(data, &mut out[at..])? {
+            got if got == form.len() => Ok(()),
+            got => Err(Fault::Length { got, want: form.len() }),
+        }
+    }
 }

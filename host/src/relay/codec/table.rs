@@ -1,0 +1,201 @@
+//! The codecs that there are, and their numbers on the wire.
+
+use super::f16::F16;
+use super::int8::Int8;
+use super::layer::{Layer, Unfit};
+use super::lz4::Lz4;
+use super::planes::Planes;
+use super::raw::Raw;
+use super::simd;
+use super::sparse::Sparse;
+use super::zfp::{Mode, PRECISIONS, Positive, RATES, Zfp};
+use super::zstd::Zstd;
+use defer_partition::DType;
+
+/// A codec, with its parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// The bytes as they are.
+    #[default]
+    Raw,
+    /// LZ4 over the bytes as they are.
+    Lz4,
+    /// Byte planes, each by LZ4.
+    ShuffleLz4,
+    /// Byte planes, each by Zstandard.
+    ShuffleZstd,
+    /// A bitmap of the values that are not zero, and those.
+    Sparse,
+    /// The same, the values as `ShuffleLz4`.
+    SparseShuffleLz4,
+    /// The same, the values as `ShuffleZstd`.
+    SparseShuffleZstd,
+    /// 16-bit floats.
+    F16,
+    /// The same, without zeros.
+    SparseF16,
+    /// 8-bit integers with a scale per channel.
+    Int8,
+    /// The same, without zeros.
+    SparseInt8,
+    /// The same with zeros, by Zstandard.
+    Int8Zstd,
+    /// ZFP, in one of its modes.
+    Zfp(Mode),
+}
+
+/// A codec without parameters.
+struct Row {
+    codec: Codec,
+    /// On the wire. Never changes, and is never used again for another codec.
+    id: u8,
+    /// In command lines, JSON and reports.
+    name: &'static str,
+    /// For lossy codecs: what carries tensors that it must not round.
+    stand_in: Option<Codec>,
+    layer: &'static dyn Layer,
+}
+
+const fn row(codec: Codec, id: u8, name: &'static str, layer: &'static dyn Layer) -> Row {
+    Row { codec, id, name, stand_in: None, layer }
+}
+
+const fn lossy(codec: Codec, id: u8, name: &'static str, stand_in: Codec, layer: &'static dyn Layer) -> Row {
+    Row { codec, id, name, stand_in: Some(stand_in), layer }
+}
+
+static TABLE: [Row; 12] = [
+    row(Codec::Raw, 0, "raw", &Raw),
+    row(Codec::Lz4, 1, "lz4", &Lz4),
+    row(Codec::ShuffleLz4, 2, "shuffle-lz4", &Planes(Lz4)),
+    row(Codec::ShuffleZstd, 3, "shuffle-zstd", &Planes(Zstd)),
+    row(Codec::Sparse, 4, "sparse", &Sparse(Raw)),
+    row(Codec::SparseShuffleLz4, 5, "sparse+shuffle-lz4", &Sparse(Planes(Lz4))),
+    row(Codec::SparseShuffleZstd, 6, "sparse+shuffle-zstd", &Sparse(Planes(Zstd))),
+    lossy(Codec::F16, 7, "f16", Codec::ShuffleZstd, &F16(Raw)),
+    lossy(Codec::SparseF16, 8, "sparse+f16", Codec::SparseShuffleZstd, &F16(Sparse(Raw))),
+    lossy(Codec::Int8, 9, "int8", Codec::ShuffleZstd, &Int8(Raw)),
+    lossy(Codec::SparseInt8, 10, "sparse+int8", Codec::SparseShuffleZstd, &Int8(Sparse(Raw))),
+    lossy(Codec::Int8Zstd, 11, "int8+zstd", Codec::ShuffleZstd, &Int8(Planes(Zstd))),
+];
+
+/// ZFP's number, in all modes.
+const ZFP: u8 = 12;
+
+/// Parameters on the wire are at most so long.
+const MAX_PARAMETERS: usize = 9;
+
+impl Codec {
+    /// The codecs without parameters, in the order of their numbers.
+    pub fn plain() -> impl Iterator<Item = Codec> {
+        TABLE.iter().map(|row| row.codec)
+    }
+
+    /// Its number on the wire.
+    pub fn id(self) -> u8 {
+        self.row().map_or(ZFP, |row| row.id)
+    }
+
+    /// Its name, without parameters.
+    pub fn name(self) -> &'static str {
+        self.row().map_or("zfp", |row| row.name)
+    }
+
+    /// Whether it may change values.
+    pub fn is_lossy(self) -> bool {
+        match self {
+            Codec::Zfp(mode) => mode != Mode::Reversible,
+            plain => plain.row().is_some_and(|row| row.stand_in.is_some()),
+        }
+    }
+
+    /// The lossless codec that carries what this one must not round, or cannot.
+    pub(super) fn stand_in(self) -> Codec {
+        self.row().map_or(Codec::ShuffleZstd, |row| row.stand_in.unwrap_or(row.codec))
+    }
+
+    /// Its parameters as they stand in the head of a frame, or nothing for most codecs.
+    pub fn parameters(self) -> Parameters {
+        let mut parameters = Parameters { bytes: [0; MAX_PARAMETERS], len: 0 };
+        if let Codec::Zfp(mode) = self {
+            match mode {
+                Mode::Reversible => parameters.put(&[0]),
+                // Settled before anything is encoded.
+                Mode::Accuracy(number) | Mode::Relative(number) => parameters.put_number(1, number),
+                Mode::Rate(number) => parameters.put_number(2, number),
+                Mode::Precision(planes) => parameters.put(&[3, planes]),
+            }
+        }
+        parameters
+    }
+
+    /// The codec with the wire's number `id` and these parameters.
+    pub fn from_wire(id: u8, parameters: &[u8]) -> Result<Self, String> {
+        if id == ZFP {
+            return zfp(parameters).map(Codec::Zfp).ok_or_else(|| format!("unknown parameters of zfp: {parameters:?}"));
+        }
+        let row = TABLE.iter().find(|row| row.id == id).ok_or_else(|| format!("unknown codec {id}"))?;
+        if parameters.is_empty() { Ok(row.codec) } else { Err(format!("codec {} takes no parameters", row.name)) }
+    }
+
+    /// Settles parameters that depend on the tensor's values.
+    pub(super) fn settle(self, dtype: DType, data: &[u8]) -> Result<Self, Unfit> {
+        match self {
+            Codec::Zfp(mode @ Mode::Relative(_)) => match dtype {
+                DType::Fp32 => mode.settle(simd::survey(data).magnitude).map(Codec::Zfp),
+                _ => Err(Unfit::NotFloats),
+            },
+            settled => Ok(settled),
+        }
+    }
+
+    pub(super) fn with_layer<R>(self, work: impl FnOnce(&dyn Layer) -> R) -> R {
+        match (self, self.row()) {
+            (Codec::Zfp(mode), _) => work(&Zfp(mode)),
+            (_, Some(row)) => work(row.layer),
+            (_, None) => unreachable!("only ZFP is not in the table"),
+        }
+    }
+
+    fn row(self) -> Option<&'static Row> {
+        TABLE.iter().find(|row| row.codec == self)
+    }
+}
+
+fn zfp(parameters: &[u8]) -> Option<Mode> {
+    let number = |bytes: &[u8]| Positive::new(f64::from_le_bytes(bytes.try_into().ok()?));
+    match parameters {
+        [0] => Some(Mode::Reversible),
+        [1, tolerance @ ..] => number(tolerance).map(Mode::Accuracy),
+        [2, rate @ ..] => number(rate).filter(|rate| RATES.contains(&rate.get())).map(Mode::Rate),
+        [3, planes] if PRECISIONS.contains(planes) => Some(Mode::Precision(*planes)),
+        _ => None,
+    }
+}
+
+/// A codec's parameters on the wire.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters {
+    bytes: [u8; MAX_PARAMETERS],
+    len: usize,
+}
+
+impl Parameters {
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..][..bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    fn put_number(&mut self, mode: u8, number: Positive) {
+        self.put(&[mode]);
+        self.put(&number.get().to_le_bytes());
+    }
+}
+
+impl std::ops::Deref for Parameters {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}

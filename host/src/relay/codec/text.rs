@@ -1,0 +1,79 @@
+//! Codecs as text: in command lines, in JSON, in reports. A name, and where there are parameters `:key=value`.
+
+use super::table::Codec;
+use super::zfp::{Mode, PRECISIONS, Positive, RATES};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::fmt;
+use std::str::FromStr;
+
+/// The modes of ZFP, for messages.
+const ZFP: &str = "zfp:reversible, zfp:accuracy=, zfp:relative=, zfp:rate=, zfp:precision=";
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            Codec::Zfp(Mode::Reversible) => f.write_str(":reversible"),
+            Codec::Zfp(Mode::Accuracy(number)) => write!(f, ":accuracy={:e}", number.get()),
+            Codec::Zfp(Mode::Relative(number)) => write!(f, ":relative={:e}", number.get()),
+            Codec::Zfp(Mode::Rate(number)) => write!(f, ":rate={}", number.get()),
+            Codec::Zfp(Mode::Precision(planes)) => write!(f, ":precision={planes}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl FromStr for Codec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(codec) = Codec::plain().find(|codec| codec.name() == text) {
+            return Ok(codec);
+        }
+        let known = || {
+            let plain: Vec<&str> = Codec::plain().map(Codec::name).collect();
+            format!("{}, {ZFP}", plain.join(", "))
+        };
+        match text.split_once(':').unwrap_or((text, "")) {
+            ("zfp", mode) => zfp(mode).map(Codec::Zfp),
+            (name, parameter) if Codec::plain().any(|codec| codec.name() == name) => {
+                Err(format!("codec {name} takes no parameters, got \"{parameter}\""))
+            }
+            _ => Err(format!("unknown codec \"{text}\"; this version has {}", known())),
+        }
+    }
+}
+
+fn zfp(text: &str) -> Result<Mode, String> {
+    let number = |value: &str| {
+        let number = value.parse().ok().and_then(Positive::new);
+        number.ok_or_else(|| format!("zfp:{text} needs a number above 0"))
+    };
+    match text.split_once('=').unwrap_or((text, "")) {
+        ("reversible", "") => Ok(Mode::Reversible),
+        ("accuracy", value) => number(value).map(Mode::Accuracy),
+        ("relative", value) => number(value).map(Mode::Relative),
+        ("rate", value) => match number(value)? {
+            rate if RATES.contains(&rate.get()) => Ok(Mode::Rate(rate)),
+            _ => Err(format!("zfp:{text} needs a rate from {} to {} bits per value", RATES.start(), RATES.end())),
+        },
+        ("precision", value) => match value.parse() {
+            Ok(planes) if PRECISIONS.contains(&planes) => Ok(Mode::Precision(planes)),
+            _ => Err(format!("zfp:{text} needs {} to {} bit planes", PRECISIONS.start(), PRECISIONS.end())),
+        },
+        _ => Err(format!("unknown mode \"{text}\" of codec zfp; there are {ZFP}")),
+    }
+}
+
+impl Serialize for Codec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Codec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
