@@ -39,7 +39,8 @@ pub struct DispatchArgs {
     /// Address of the admin port
     #[arg(long, default_value = "127.0.0.1:8002", value_name = "ADDR")]
     admin: SocketAddr,
-    /// Codec of every hop: raw, lz4, or auto (what the pipeline says, else raw)
+    /// Codec of every hop, such as raw, lz4 or sparse+shuffle-lz4, or auto (what the pipeline says, else raw).
+    /// Lossy ones, such as f16, sparse+int8 or zfp:accuracy=1e-3, change results
     #[arg(long, default_value = "auto", value_name = "C")]
     codec: String,
     /// Requests that may be pending; a client beyond that is told to come again
@@ -80,6 +81,9 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
         "auto" => None,
         name => Some(name.parse::<Codec>().map_err(UsageError)?),
     };
+    if let Some(codec) = codec.filter(|codec| codec.is_lossy()) {
+        tracing::warn!(%codec, "a lossy codec on every hop: results will differ from the network's own");
+    }
     if let Some(url) = args.node.iter().find(|url| url.scheme() != "http" || url.cannot_be_a_base()) {
         return Err(UsageError(format!("--node takes URLs such as http://pi-1:7700, got {url}")).into());
     }

@@ -1,58 +1,13 @@
 //! The loops in AVX2 (with F16C and POPCNT, which every processor with AVX2 has).
 #![allow(unsafe_code)] // vector loads and stores by pointer
 
+use super::tables::{ONES, RANKS, append};
 use super::{Sign, Survey, scalar};
 use std::arch::x86_64::*;
 
 /// Whether this processor has all that this file uses.
 pub fn is_there() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") && is_x86_feature_detected!("popcnt")
-}
-
-/// For each bitmap byte, the positions of its ones, in order; 0 behind them.
-static ONES: [u64; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let (mut bit, mut found) = (0, 0);
-        while bit < 8 {
-            if byte >> bit & 1 == 1 {
-                table[byte] |= bit << (8 * found);
-                found += 1;
-            }
-            bit += 1;
-        }
-        byte += 1;
-    }
-    table
-};
-
-/// For each bitmap byte, by position: how many ones are before it if it is one, else 0x80.
-static RANKS: [u64; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let (mut bit, mut found) = (0, 0);
-        while bit < 8 {
-            let rank = if byte >> bit & 1 == 1 { found } else { 0x80 };
-            table[byte] |= rank << (8 * bit);
-            found += (byte >> bit & 1) as u64;
-            bit += 1;
-        }
-        byte += 1;
-    }
-    table
-};
-
-/// Has `write` put exactly `len` bytes behind what is in `out`.
-///
-/// # Safety
-/// `write` gets a pointer to `len` uninitialised bytes and must initialise all of them, and nothing beyond.
-unsafe fn append(out: &mut Vec<u8>, len: usize, write: impl FnOnce(*mut u8)) {
-    out.reserve(len);
-    write(out.spare_capacity_mut().as_mut_ptr().cast());
-    // SAFETY: `reserve` made room for them and `write` initialised them.
-    unsafe { out.set_len(out.len() + len) };
 }
 
 pub fn shuffle4(cells: &[u8], planes: &mut [u8]) {
