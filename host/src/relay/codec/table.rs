@@ -64,7 +64,7 @@ const fn lossy(codec: Codec, id: u8, name: &'static str, stand_in: Codec, layer:
     Row { codec, id, name, stand_in: Some(stand_in), layer }
 }
 
-static TABLE: [Row; 12] = [
+const TABLE: &[Row] = &[
     row(Codec::Raw, 0, "raw", &Raw),
     row(Codec::Lz4, 1, "lz4", &Lz4),
     row(Codec::ShuffleLz4, 2, "shuffle-lz4", &Planes(Lz4)),
@@ -86,6 +86,20 @@ const ZFP: u8 = 12;
 const MAX_PARAMETERS: usize = 9;
 
 impl Codec {
+    /// Every codec, those with parameters in each of their modes, with some value.
+    pub const ALL: [Codec; TABLE.len() + 4] = {
+        let mut all = [Codec::Zfp(Mode::Reversible); TABLE.len() + 4];
+        let mut i = 0;
+        while i < TABLE.len() {
+            all[i] = TABLE[i].codec;
+            i += 1;
+        }
+        all[i + 1] = Codec::Zfp(Mode::Accuracy(Positive::of(1e-3)));
+        all[i + 2] = Codec::Zfp(Mode::Rate(Positive::of(8.0)));
+        all[i + 3] = Codec::Zfp(Mode::Precision(16));
+        all
+    };
+
     /// The codecs without parameters, in the order of their numbers.
     pub fn plain() -> impl Iterator<Item = Codec> {
         TABLE.iter().map(|row| row.codec)

@@ -36,6 +36,12 @@ impl Positive {
         (number.is_finite() && number > 0.0).then_some(Self(number))
     }
 
+    /// For constants.
+    pub(super) const fn of(number: f64) -> Self {
+        assert!(number.is_finite() && number > 0.0);
+        Self(number)
+    }
+
     pub fn get(self) -> f64 {
         self.0
     }

@@ -34,15 +34,13 @@ pub fn unshuffle4(planes: [&[u8]; 4], out: &mut Vec<u8>) {
     let count = planes[0].len();
     assert!(planes.iter().all(|plane| plane.len() == count));
     let whole = count / 16 * 16;
-    // SAFETY: all `4 * whole` bytes are written.
+    // SAFETY: all `4 * whole` bytes are written; `i + 16 <= whole`, so each load stays within one plane and each store
+    // within the cells.
     unsafe {
         append(out, 4 * whole, |cells| {
             for i in (0..whole).step_by(16) {
-                // SAFETY: `i + 16 <= whole`, so each load stays within one plane and the store within the cells.
-                unsafe {
-                    let [a, b, c, d] = planes.map(|plane| vld1q_u8(plane.as_ptr().add(i)));
-                    vst4q_u8(cells.add(4 * i), uint8x16x4_t(a, b, c, d));
-                }
+                let [a, b, c, d] = planes.map(|plane| vld1q_u8(plane.as_ptr().add(i)));
+                vst4q_u8(cells.add(4 * i), uint8x16x4_t(a, b, c, d));
             }
         });
     }
@@ -162,12 +160,11 @@ pub fn unpack<const W: usize>(bitmap: &[u8], values: &[u8], count: usize, out: &
         end += bitmap[done].count_ones() as usize * W;
         done += 1;
     }
-    // SAFETY: all `done * 8 * W` bytes are written.
+    // SAFETY: all `done * 8 * W` bytes are written; as counted above, 8 values are left to read each time.
     unsafe {
         append(out, done * 8 * W, |cells| {
             for (i, &mask) in bitmap[..done].iter().enumerate() {
-                // SAFETY: as counted above, 8 values are left to read; 8 cells are left to write.
-                unsafe { unpack_eight::<W>(mask, values.as_ptr().add(at), cells.add(i * 8 * W)) };
+                unpack_eight::<W>(mask, values.as_ptr().add(at), cells.add(i * 8 * W));
                 at += mask.count_ones() as usize * W;
             }
         });
