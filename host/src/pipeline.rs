@@ -1,7 +1,7 @@
 //! `pipeline.json`: what a network was cut into. Written by `build-stages`, read by dispatchers and by people's scripts.
 
 use crate::artifact::Digest;
-use crate::relay::Codec;
+use crate::relay::CodecChoice;
 use defer_partition::TensorInfo;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -54,7 +54,7 @@ pub struct StageRef {
     pub nodes: Option<Vec<String>>,
     /// Codec of its outgoing hop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub codec: Option<Codec>,
+    pub codec: Option<CodecChoice>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

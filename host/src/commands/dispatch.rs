@@ -5,7 +5,7 @@ use crate::client::UsageError;
 use crate::dispatcher::deploy::Progress;
 use crate::dispatcher::{Config, Dispatcher};
 use crate::pipeline::Pipeline;
-use crate::relay::Codec;
+use crate::relay::CodecChoice;
 use crate::telemetry;
 use anyhow::Result;
 use clap::Args;
@@ -39,7 +39,8 @@ pub struct DispatchArgs {
     /// Address of the admin port
     #[arg(long, default_value = "127.0.0.1:8002", value_name = "ADDR")]
     admin: SocketAddr,
-    /// Codec of every hop, such as raw, lz4 or sparse+shuffle-lz4, or auto (what the pipeline says, else raw).
+    /// Codec of every hop, such as raw, lz4 or sparse+shuffle-lz4, or auto (what the pipeline says, else
+    /// whichever lossless one is fastest on that hop).
     /// Lossy ones, such as f16, sparse+int8 or zfp:accuracy=1e-3, change results
     #[arg(long, default_value = "auto", value_name = "C")]
     codec: String,
@@ -77,11 +78,13 @@ pub struct DispatchArgs {
 pub async fn dispatch(args: DispatchArgs) -> Result<()> {
     let token = read_token(args.token_file.as_deref())?;
     let api_token = read_token(args.api_token_file.as_deref())?;
-    let codec = match args.codec.as_str() {
-        "auto" => None,
-        name => Some(name.parse::<Codec>().map_err(UsageError)?),
+    let codec = match args.codec.parse::<CodecChoice>().map_err(UsageError)? {
+        CodecChoice::Auto => None,
+        fixed => Some(fixed),
     };
-    if let Some(codec) = codec.filter(|codec| codec.is_lossy()) {
+    if let Some(CodecChoice::Fixed(codec)) = codec
+        && codec.is_lossy()
+    {
         tracing::warn!(%codec, "a lossy codec on every hop: results will differ from the network's own");
     }
     if let Some(url) = args.node.iter().find(|url| url.scheme() != "http" || url.cannot_be_a_base()) {

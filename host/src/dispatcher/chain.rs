@@ -126,7 +126,7 @@ async fn feed_all(
     broken: Arc<tokio::sync::Notify>,
 ) {
     let origin = Origin { node: "dispatcher".to_owned(), stage: usize::MAX };
-    let sent = |frame: &Outgoing| ledger.sent(&frame.tag);
+    let sent = |frame: &Outgoing, _| ledger.sent(&frame.tag);
     let mut held = None;
     let mut pause = FIRST_PAUSE;
     loop {

@@ -3,7 +3,7 @@
 use super::nodes::NodeClient;
 use crate::node::generation::{Assignment, Hop, Owner, Prepare};
 use crate::pipeline::Pipeline;
-use crate::relay::Codec;
+use crate::relay::codec::{Choice, Codec};
 use anyhow::{Context as _, Result, bail};
 use futures_util::future::{join_all, try_join_all};
 use std::collections::BTreeMap;
@@ -56,7 +56,7 @@ pub async fn place(
     folder: &Path,
     nodes: &[NodeClient],
     owner: Owner,
-    codec: Option<Codec>,
+    codec: Option<Choice>,
 ) -> Result<Deployment> {
     let infos = try_join_all(nodes.iter().map(NodeClient::describe)).await?;
     let mut named = BTreeMap::new();
@@ -72,7 +72,7 @@ pub async fn place(
     for (i, stage) in pipeline.stages.iter().enumerate() {
         let next = relays.get(i + 1).filter(|_| i + 1 < pipeline.stages.len());
         let next = next.map(|relay| Hop { relay: relay.clone(), stage: i + 1 }).into_iter().collect();
-        let codec = codec.or(stage.codec).unwrap_or_default();
+        let codec = codec.or(stage.codec).unwrap_or(Choice::Auto);
         stages.push(Placed {
             index: i,
             node: nodes[i].clone(),
@@ -86,7 +86,11 @@ pub async fn place(
         pipeline: pipeline.name.clone(),
         generation: known.unwrap_or(0) + 1,
         owner,
-        codec_in: codec.unwrap_or_default(),
+        // Its inputs come from outside, and the dispatcher has no bottleneck to mind.
+        codec_in: match codec {
+            Some(Choice::Fixed(codec)) => codec,
+            Some(Choice::Auto) | None => Codec::Raw,
+        },
         stages,
     })
 }

@@ -12,7 +12,7 @@ use crate::buffer::Pool;
 use crate::node::generation::Owner;
 use crate::oip::{self, ModelMetadata};
 use crate::pipeline::{Pipeline, StageRef};
-use crate::relay::{Codec, Limits, Token};
+use crate::relay::{CodecChoice, Limits, Token};
 use admin::Admin;
 use anyhow::{Context as _, Result, anyhow, bail};
 use axum::serve::ListenerExt as _;
@@ -50,7 +50,7 @@ pub struct Config {
     /// What clients of the inference port must bear.
     pub api_token: Option<String>,
     /// Codec of every hop; else what the pipeline says, else `raw`.
-    pub codec: Option<Codec>,
+    pub codec: Option<CodecChoice>,
     /// Requests accepted and not answered, at most.
     pub queue: usize,
     /// Bytes that they may take together.

@@ -7,7 +7,7 @@ use super::slot::{self, Counters, Identity};
 use crate::artifact::Digest;
 use crate::relay::frame::PipelineId;
 use crate::relay::traffic::Incoming;
-use crate::relay::{Codec, Connection, Limits, Tag, Token};
+use crate::relay::{CodecChoice, Connection, Limits, Tag, Token};
 use crate::sandbox::SandboxError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ pub struct Assignment {
     pub next: Vec<Hop>,
     /// Codec of what it sends.
     #[serde(default)]
-    pub codec: Codec,
+    pub codec: CodecChoice,
 }
 
 /// A node that runs the next stage.
@@ -89,7 +89,7 @@ pub struct Slot {
     pub loaded: Arc<Loaded>,
     pub counters: Arc<Counters>,
     pub health: Arc<Health>,
-    pub codec: Codec,
+    pub codec: CodecChoice,
     /// Tensors in a frame that enters.
     pub entering: usize,
     inlet: mpsc::UnboundedSender<Incoming>,

@@ -1,5 +1,7 @@
 //! A node: one process that runs stages. Its REST port takes orders, its relay port takes frames.
 
+mod chooser;
+mod encoder;
 pub mod generation;
 mod intake;
 mod loaded;

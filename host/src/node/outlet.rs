@@ -100,9 +100,11 @@ impl Outlet {
         frames: &mut mpsc::Receiver<Outgoing>,
         held: &mut Option<Outgoing>,
     ) -> Result<(), LinkError> {
-        let sent = |frame: &Outgoing| {
+        let sent = |frame: &Outgoing, took| {
+            let bytes = frame.bytes();
             self.counters.sent.add(1);
-            self.counters.bytes_out.add(frame.bytes());
+            self.counters.bytes_out.add(bytes);
+            self.counters.link.record(bytes, took);
         };
         let origin = self.identity.origin();
         send(connection, credit, &origin, frames, held, &self.limits.pool, &sent).await

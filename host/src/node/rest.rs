@@ -91,7 +91,9 @@ struct SlotJson {
     state: super::generation::State,
     /// Why it does not compute, where `state` is `failed`.
     failure: Option<String>,
-    codec: crate::relay::Codec,
+    codec: crate::relay::CodecChoice,
+    /// Of the latest frame, where `codec` is `auto`.
+    codec_in_use: Option<crate::relay::Codec>,
     weights_bytes: u64,
     prepacking: bool,
     loaded_ms: f64,
@@ -113,6 +115,7 @@ fn slots(generation: &Generation) -> impl Iterator<Item = SlotJson> + '_ {
             state: if failure.is_some() { super::generation::State::Failed } else { generation.state() },
             failure,
             codec: slot.codec,
+            codec_in_use: slot.counters.codec_in_use.get(),
             weights_bytes: manifest.weights_bytes,
             prepacking: slot.loaded.prepacking == engine::Prepacking::On,
             loaded_ms: slot.loaded.load_time.as_secs_f64() * 1e3,

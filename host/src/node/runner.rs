@@ -149,7 +149,7 @@ impl Shared {
         while let Ok(mut job) = queues.jobs.recv() {
             // From here on there is room for another frame.
             job.credit = None;
-            let Job { tag, deadline, content, .. } = job;
+            let Job { tag, deadline, content, mut work, .. } = job;
             let content = match content.and_then(|tensors| Ok((self.ready(&mut seat, &tag, deadline)?, tensors))) {
                 Err(failure) => Err(failure),
                 Ok((instance, Tensors { own, forwards })) => {
@@ -166,6 +166,7 @@ impl Shared {
                     queues = back;
                     match result {
                         Ok(outcome) => {
+                            work = self.cores.together(work, outcome.total);
                             self.counters.compute.record(outcome.engine);
                             self.counters.sandbox.record(outcome.total.saturating_sub(outcome.engine));
                             Ok(Tensors { own: outcome.outputs, forwards })
@@ -178,7 +179,7 @@ impl Shared {
                     }
                 }
             };
-            if queues.next.send(Job { tag, deadline, content, credit: None }).is_err() {
+            if queues.next.send(Job { tag, deadline, content, work, credit: None }).is_err() {
                 return;
             }
         }
@@ -249,7 +250,7 @@ impl Shared {
         self.health.remember(&tag);
         self.health.set(Some(cause.clone()));
         let failure = self.failure(limit.kind, cause.clone());
-        if queues.next.send(Job { tag, deadline, content: Err(failure), credit: None }).is_err() {
+        if queues.next.send(Job { tag, deadline, content: Err(failure), work: Duration::ZERO, credit: None }).is_err() {
             return;
         }
         let seat = match abandoned < abandoned::LIMIT {

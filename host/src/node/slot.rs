@@ -1,22 +1,23 @@
 //! One stage of one generation at work: decode → sandbox → encode, each on a thread of its own, joined by short queues,
 //! so that the three overlap for different frames.
 
+use super::chooser::Cores;
 use super::loaded::Loaded;
 use super::runner::{Health, Queues};
 use crate::buffer::Pool;
 use crate::engine::Named;
-use crate::relay::Limits;
-use crate::relay::codec::{self, Codec};
-use crate::relay::frame::{Failure, FailureKind, MAX_RANK, Part, Tag};
-use crate::relay::traffic::{Credit, Incoming, Origin, Outgoing, Parts};
+use crate::relay::codec::{self, Choice, Codec};
+use crate::relay::frame::{Failure, FailureKind, Part, Tag};
+use crate::relay::traffic::{Credit, Incoming, Origin, Outgoing};
+use crate::relay::{Limits, LinkRate};
 use crate::sandbox::{RunError, SandboxError};
 use crate::telemetry::{Counter, Timings};
 use serde::Serialize;
 use std::io;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Frames between two threads of a slot.
@@ -55,6 +56,24 @@ pub struct Counters {
     /// The call into the component, without the engine's time.
     pub sandbox: Timings,
     pub encode: Timings,
+    /// How fast the link to the next stage is.
+    pub link: LinkRate,
+    pub codec_in_use: InUse,
+}
+
+/// The codec of the latest frame, where the node chooses.
+#[derive(Debug, Default)]
+pub struct InUse(Mutex<Option<Codec>>);
+
+impl InUse {
+    pub fn get(&self) -> Option<Codec> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the latest, and gives the one before.
+    pub fn replace(&self, codec: Codec) -> Option<Codec> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(codec)
+    }
 }
 
 /// [`Counters`] as JSON.
@@ -69,6 +88,8 @@ pub struct CountersJson {
     compute: crate::telemetry::Summary,
     sandbox: crate::telemetry::Summary,
     encode: crate::telemetry::Summary,
+    /// Rate of the link to the next stage while it is busy, in Mbit/s; `null` until enough was sent.
+    link_mbit: Option<f64>,
 }
 
 /// A series of [`CountersJson`] by the name that Prometheus knows it by.
@@ -105,6 +126,7 @@ impl Counters {
             compute: self.compute.summary(),
             sandbox: self.sandbox.summary(),
             encode: self.encode.summary(),
+            link_mbit: self.link.mbit(),
         }
     }
 }
@@ -115,13 +137,14 @@ pub(super) struct Shared {
     pub loaded: Arc<Loaded>,
     pub counters: Arc<Counters>,
     pub health: Arc<Health>,
-    codec: Codec,
-    pool: Pool,
+    pub codec: Choice,
+    pub cores: Cores,
+    pub pool: Pool,
     /// Bytes of one tensor.
-    max_tensor: usize,
+    pub max_tensor: usize,
     /// Names of the tensors that enter and leave, in the order in which frames number them.
     entering: Vec<String>,
-    leaving: Vec<String>,
+    pub leaving: Vec<String>,
 }
 
 /// A request on its way through the slot, failed or not.
@@ -129,6 +152,8 @@ pub(super) struct Job<T> {
     pub tag: Tag,
     pub deadline: Option<Instant>,
     pub content: Result<Tensors<T>, Failure>,
+    /// Time that this node has spent on it so far, waiting apart.
+    pub work: Duration,
     /// Held until the sandbox takes the request up.
     pub credit: Option<Credit>,
 }
@@ -143,7 +168,7 @@ pub(super) struct Tensors<T> {
 pub fn start(
     identity: Identity,
     loaded: Arc<Loaded>,
-    codec: Codec,
+    codec: Choice,
     (counters, health): (Arc<Counters>, Arc<Health>),
     limits: &Limits,
     out: mpsc::Sender<Outgoing>,
@@ -158,6 +183,7 @@ pub fn start(
         counters,
         health,
         codec,
+        cores: Cores::here(),
         pool: limits.pool.clone(),
         max_tensor: limits.max_tensor,
         entering,
@@ -190,8 +216,9 @@ impl Shared {
         while let Some(Incoming { tag, deadline, content, credit }) = incoming.blocking_recv() {
             let started = Instant::now();
             let content = content.and_then(|parts| self.decode(parts));
-            self.counters.decode.record(started.elapsed());
-            if next.send(Job { tag, deadline, content, credit: Some(credit) }).is_err() {
+            let work = started.elapsed();
+            self.counters.decode.record(work);
+            if next.send(Job { tag, deadline, content, work, credit: Some(credit) }).is_err() {
                 return;
             }
         }
@@ -226,41 +253,6 @@ impl Shared {
         let forwards = &self.loaded.artifact.manifest.forwards;
         forwards.iter().find(|info| info.name == name)?;
         self.leaving.iter().position(|leaving| leaving == name).and_then(|at| u16::try_from(at).ok())
-    }
-
-    fn encode_all(&self, jobs: &Receiver<Job<Vec<Named>>>, out: &mpsc::Sender<Outgoing>) {
-        for Job { tag, deadline, content, .. } in jobs {
-            let started = Instant::now();
-            let content = content.and_then(|tensors| self.encode(tensors)).map(Parts::Owned);
-            self.counters.encode.record(started.elapsed());
-            if out.blocking_send(Outgoing { tag, deadline, content }).is_err() {
-                return;
-            }
-        }
-    }
-
-    fn encode(&self, Tensors { own, forwards }: Tensors<Vec<Named>>) -> Result<Vec<Part>, Failure> {
-        let mut parts = forwards;
-        for (name, tensor) in own {
-            let (rank, bytes) = (tensor.shape.len(), tensor.data.len());
-            if rank > MAX_RANK {
-                let cause = format!("its output \"{name}\" has {rank} dimensions; a frame carries at most {MAX_RANK}");
-                return Err(self.failure(FailureKind::Stage, cause));
-            }
-            if bytes > self.max_tensor {
-                let limit = self.max_tensor;
-                let cause =
-                    format!("its output \"{name}\" has {bytes} bytes, {limit} is the limit (serve --max-tensor-mb)");
-                return Err(self.failure(FailureKind::Stage, cause));
-            }
-            // Outputs that no later stage needs were checked and end here.
-            match self.leaving.iter().position(|leaving| *leaving == name).and_then(|at| u16::try_from(at).ok()) {
-                Some(name) => parts.push(Part { name, tensor: codec::encode(tensor, self.codec, &self.pool) }),
-                None => self.pool.give(tensor.data),
-            }
-        }
-        parts.sort_by_key(|part| part.name);
-        Ok(parts)
     }
 
     pub fn run_failure(&self, error: &RunError) -> Failure {

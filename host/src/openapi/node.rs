@@ -61,7 +61,7 @@ fn generations() -> Value {
 }
 
 fn schemas() -> Value {
-    let codec = || described(string(), "Such as raw, lz4, sparse+shuffle-lz4 or zfp:accuracy=1e-3.");
+    let codec = || described(string(), "auto, or one such as raw, lz4, sparse+shuffle-lz4 or zfp:accuracy=1e-3.");
     let state = json!({ "type": "string", "enum": ["prepared", "active", "draining", "failed"] });
     let owner = object([("name", string()), ("incarnation", described(count(), "Drawn anew at each start."))]);
     let hop = object([("relay", described(string(), "host:port")), ("stage", count())]);
@@ -106,6 +106,7 @@ fn schemas() -> Value {
             ("compute", reference("Timings")),
             ("sandbox", reference("Timings")),
             ("encode", reference("Timings")),
+            ("link_mbit", described(nullable(number()), "Rate of the link to the next stage while it is busy.")),
         ]),
         "Stage": object([
             ("pipeline", string()),
@@ -118,6 +119,7 @@ fn schemas() -> Value {
             ("state", state.clone()),
             ("failure", described(nullable(string()), "Why it does not compute, where it failed.")),
             ("codec", codec()),
+            ("codec_in_use", described(nullable(string()), "Of the latest frame, where the codec is auto.")),
             ("weights_bytes", count()),
             ("prepacking", described(json!({ "type": "boolean" }), "Whether the engine holds weights in its own order, too.")),
             ("loaded_ms", number()),

@@ -6,9 +6,11 @@ pub mod codec;
 pub mod frame;
 pub mod hello;
 pub mod link;
+mod rate;
 pub mod traffic;
 
-pub use codec::{Codec, CodecError, Encoded};
+pub use codec::{Choice as CodecChoice, Codec, CodecError, Encoded};
 pub use frame::{Failure, FailureKind, FrameError, Part, PipelineId, Tag};
 pub use hello::{Hello, Role, Token};
 pub use link::{Connection, Frame, FrameReader, FrameWriter, Limits, LinkError};
+pub use rate::LinkRate;

@@ -114,9 +114,12 @@ enum Reply {
     Refuse(String),
 }
 
+/// Told of a frame that was written, and of the time that the socket took to take it.
+pub type Sent<'a> = dyn Fn(&Outgoing, Duration) + Send + Sync + 'a;
+
 /// Sends what `frames` yields until the connection ends or `frames` is closed (`Ok`). A frame that was not wholly written
 /// stays in `held`, for the next connection; where the peer said that it will not have it, or its time is over, its
-/// failure goes in its place. `sent` is told of each frame written.
+/// failure goes in its place. `sent` is told of each frame written, and how long that took.
 pub async fn send(
     connection: Connection,
     credit: u32,
@@ -124,7 +127,7 @@ pub async fn send(
     frames: &mut mpsc::Receiver<Outgoing>,
     held: &mut Option<Outgoing>,
     pool: &Pool,
-    sent: &(dyn Fn(&Outgoing) + Send + Sync),
+    sent: &Sent<'_>,
 ) -> Result<(), LinkError> {
     let Connection { reader, mut writer, .. } = connection;
     let allowed = Arc::new(Semaphore::new(credit as usize));
@@ -156,7 +159,7 @@ async fn send_allowed(
     frames: &mut mpsc::Receiver<Outgoing>,
     held: &mut Option<Outgoing>,
     pool: &Pool,
-    sent: &(dyn Fn(&Outgoing) + Send + Sync),
+    sent: &Sent<'_>,
 ) -> Result<(), LinkError> {
     loop {
         // The semaphore is never closed while this runs.
@@ -173,11 +176,12 @@ async fn send_allowed(
             frame.fail(origin, FailureKind::Expired, "its time budget was used up before the link was free".to_owned());
         }
         permit.forget();
+        let started = Instant::now();
         match &frame.content {
             Ok(parts) => writer.data(&frame.tag_now(), parts.as_slice()).await?,
             Err(failure) => writer.error(&frame.tag_now(), failure).await?,
         }
-        sent(frame);
+        sent(frame, started.elapsed());
         if let Some(Outgoing { content: Ok(Parts::Owned(parts)), .. }) = held.take() {
             parts.into_iter().for_each(|part| pool.give(part.tensor.data));
         }

@@ -5,6 +5,7 @@
 //!
 //! Codecs are made of layers (`layer.rs`), one file each; `table.rs` says which there are and what numbers they have.
 
+mod choice;
 mod f16;
 mod int8;
 mod layer;
@@ -21,6 +22,7 @@ mod text;
 mod zfp;
 mod zstd;
 
+pub use choice::Choice;
 pub use table::Codec;
 pub use zfp::{Mode, Positive};
 

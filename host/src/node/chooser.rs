@@ -1,0 +1,258 @@
+//! Which lossless codec a stage's output travels with, where the choice is left to the node (`auto`).
+//!
+//! Three things run side by side for different frames: this node's work (decode, compute, encode), the link, and the next
+//! node's work. The slowest of them sets the pace, so the codec is chosen for which that one takes the least time. The next
+//! node's work is taken to be this one's, with decoding in place of encoding: a plan that balances its stages makes it so. A
+//! chain whose bottleneck is elsewhere loses nothing by it.
+
+use crate::relay::codec::Codec;
+use std::time::Duration;
+
+/// What it chooses from; each was the best of some network's cuts in `bench codec`.
+const CANDIDATES: [Codec; 5] =
+    [Codec::Raw, Codec::Sparse, Codec::ShuffleLz4, Codec::SparseShuffleLz4, Codec::SparseShuffleZstd];
+/// Another codec has to be better by this share, or codecs would change with every breath of the machine.
+const BETTER: f64 = 0.93;
+/// A codec that is not in use is tried again after so many frames, …
+const AGAIN: u64 = 256;
+/// … and one at most every so many, so that trying costs little; the first time all are tried in a row.
+const BETWEEN: u64 = 16;
+/// While the link takes less than this share of the slowest part with raw tensors, nothing is tried.
+const MATTERS: f64 = 0.5;
+/// Weight of the latest frame in what is known.
+const LATEST: f64 = 0.1;
+
+/// Whether the threads of a slot run side by side or take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cores {
+    One,
+    Several,
+}
+
+impl Cores {
+    /// What this process may use, by affinity and quota.
+    pub fn here() -> Self {
+        match std::thread::available_parallelism().map_or(1, usize::from) {
+            1 => Self::One,
+            _ => Self::Several,
+        }
+    }
+
+    /// Time per frame of two parts of its work.
+    pub fn together(self, a: Duration, b: Duration) -> Duration {
+        match self {
+            Self::One => a + b,
+            Self::Several => a.max(b),
+        }
+    }
+}
+
+/// A mean that follows change.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean(Option<f64>);
+
+impl Mean {
+    fn add(&mut self, value: f64) {
+        self.0 = Some(self.0.map_or(value, |mean| mean + LATEST * (value - mean)));
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Candidate {
+    /// Encoded bytes over raw ones.
+    ratio: Mean,
+    /// Seconds for a raw byte.
+    encode: Mean,
+    decode: Mean,
+    tried_at: u64,
+}
+
+/// Chooses, frame after frame.
+#[derive(Debug)]
+pub struct Chooser {
+    cores: Cores,
+    candidates: [Candidate; CANDIDATES.len()],
+    current: usize,
+    frames: u64,
+    last_trial: u64,
+    /// Raw bytes of a frame.
+    raw_bytes: Mean,
+    /// Seconds for decoding and computing one.
+    work: Mean,
+}
+
+/// What one encoding cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    pub encoded_bytes: usize,
+    pub encode: Duration,
+    /// Where it was decoded again to see what that takes.
+    pub decode: Option<Duration>,
+}
+
+impl Chooser {
+    pub fn new(cores: Cores) -> Self {
+        Self {
+            cores,
+            candidates: Default::default(),
+            current: 0,
+            frames: 0,
+            last_trial: 0,
+            raw_bytes: Mean::default(),
+            work: Mean::default(),
+        }
+    }
+
+    /// Begins a frame of `raw_bytes` whose decoding and computing took `work`, over a link that needs `seconds_per_byte`.
+    /// Gives the codec for it.
+    pub fn begin(&mut self, raw_bytes: usize, work: Duration, seconds_per_byte: Option<f64>) -> Codec {
+        self.frames += 1;
+        self.raw_bytes.add(raw_bytes as f64);
+        self.work.add(work.as_secs_f64());
+        if let Some(link) = seconds_per_byte {
+            let now = self.seconds(self.current, link).unwrap_or(f64::INFINITY);
+            let best = (0..CANDIDATES.len())
+                .filter_map(|index| Some((index, self.seconds(index, link)?)))
+                .min_by(|a, b| a.1.total_cmp(&b.1));
+            if let Some((best, seconds)) = best
+                && seconds < now * BETTER
+            {
+                self.current = best;
+            }
+        }
+        self.current()
+    }
+
+    /// A codec that should be tried on this frame besides the one in use, by encoding a copy and decoding it again.
+    pub fn trial(&mut self, seconds_per_byte: Option<f64>) -> Option<Codec> {
+        let link = seconds_per_byte?;
+        let raw = self.raw_bytes.0? * link;
+        if self.current == 0 && raw < self.work.0? * MATTERS {
+            return None;
+        }
+        let untried = (1..CANDIDATES.len()).find(|&index| self.candidates[index].decode.0.is_none());
+        let oldest = (1..CANDIDATES.len()).min_by_key(|&index| self.candidates[index].tried_at);
+        let index = untried.or_else(|| {
+            let due = |index: &usize| {
+                self.frames >= self.candidates[*index].tried_at + AGAIN && self.frames >= self.last_trial + BETWEEN
+            };
+            oldest.filter(due)
+        })?;
+        self.candidates[index].tried_at = self.frames;
+        self.last_trial = self.frames;
+        Some(CANDIDATES[index])
+    }
+
+    /// What encoding `raw_bytes` with `codec` cost.
+    pub fn learn(&mut self, codec: Codec, raw_bytes: usize, cost: Cost) {
+        let Some(index) = CANDIDATES.iter().position(|candidate| *candidate == codec) else { return };
+        let raw = raw_bytes.max(1) as f64;
+        let candidate = &mut self.candidates[index];
+        candidate.ratio.add(cost.encoded_bytes as f64 / raw);
+        candidate.encode.add(cost.encode.as_secs_f64() / raw);
+        match cost.decode {
+            Some(decode) => candidate.decode.add(decode.as_secs_f64() / raw),
+            // Raw tensors are not decoded at all.
+            None if index == 0 => candidate.decode.add(0.0),
+            None => {}
+        }
+    }
+
+    /// The codec in use.
+    fn current(&self) -> Codec {
+        CANDIDATES[self.current]
+    }
+
+    /// Seconds that the slowest part needs for a frame with a codec, once all of its figures are known.
+    fn seconds(&self, index: usize, link: f64) -> Option<f64> {
+        let Candidate { ratio, encode, decode, .. } = self.candidates[index];
+        let (raw, work) = (self.raw_bytes.0?, self.work.0?);
+        let together = |coding: f64| match self.cores {
+            Cores::One => work + coding * raw,
+            Cores::Several => work.max(coding * raw),
+        };
+        let (here, there) = (together(encode.0?), together(decode.0?));
+        Some(here.max(there).max(ratio.0? * raw * link))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RAW: usize = 1_000_000;
+    const WORK: Duration = Duration::from_millis(30);
+
+    /// Ratio, and ms for encoding and decoding a frame, of each candidate.
+    type Figures = [(f64, f64, f64); CANDIDATES.len()];
+    const RELU: Figures = [(1.0, 0.0, 0.0), (0.7, 1.0, 0.5), (0.75, 2.0, 1.0), (0.66, 2.0, 1.0), (0.6, 9.0, 3.0)];
+
+    /// Sends `frames` over a link of `mbit`, and tells which codec the last one had.
+    fn send(chooser: &mut Chooser, figures: &Figures, frames: u32, mbit: f64) -> Codec {
+        let link = Some(8e-6 / mbit);
+        for _ in 0..frames {
+            let codec = chooser.begin(RAW, WORK, link);
+            let cost = |codec: Codec, tried: bool| {
+                let at = CANDIDATES.iter().position(|candidate| *candidate == codec).unwrap();
+                let (ratio, encode, decode) = figures[at];
+                let ms = |ms: f64| Duration::from_secs_f64(ms / 1e3);
+                Cost {
+                    encoded_bytes: (ratio * RAW as f64) as usize,
+                    encode: ms(encode),
+                    decode: tried.then(|| ms(decode)),
+                }
+            };
+            chooser.learn(codec, RAW, cost(codec, false));
+            if let Some(trial) = chooser.trial(link) {
+                chooser.learn(trial, RAW, cost(trial, true));
+            }
+        }
+        chooser.current()
+    }
+
+    #[test]
+    fn the_slowest_part_decides() {
+        for (mbit, want) in [
+            // 8 ms on the link, 30 ms of work: nothing to gain.
+            (1000.0, Codec::Raw),
+            // 40 ms with raw tensors: a cheap codec brings it below the work.
+            (200.0, Codec::Sparse),
+            // 320 ms: the fewest bytes win, whatever they cost.
+            (25.0, Codec::SparseShuffleZstd),
+        ] {
+            assert_eq!(send(&mut Chooser::new(Cores::One), &RELU, 100, mbit), want, "at {mbit} Mbit/s");
+        }
+    }
+
+    #[test]
+    fn it_follows_the_link() {
+        let mut chooser = Chooser::new(Cores::One);
+        for (mbit, want) in [(1000.0, Codec::Raw), (25.0, Codec::SparseShuffleZstd), (1000.0, Codec::Raw)] {
+            assert_eq!(send(&mut chooser, &RELU, 600, mbit), want, "at {mbit} Mbit/s");
+        }
+    }
+
+    #[test]
+    fn nothing_is_tried_where_the_link_does_not_matter() {
+        let mut chooser = Chooser::new(Cores::One);
+        send(&mut chooser, &RELU, 1000, 10_000.0);
+        assert!(chooser.candidates[1..].iter().all(|candidate| candidate.ratio.0.is_none()));
+    }
+
+    #[test]
+    fn a_codec_that_is_hardly_better_does_not_replace_the_one_in_use() {
+        let mut figures = RELU;
+        let mut chooser = Chooser::new(Cores::One);
+        assert_eq!(send(&mut chooser, &figures, 300, 25.0), Codec::SparseShuffleZstd);
+        figures[3].0 = 0.58;
+        assert_eq!(send(&mut chooser, &figures, 2000, 25.0), Codec::SparseShuffleZstd);
+        figures[3].0 = 0.3;
+        assert_eq!(send(&mut chooser, &figures, 2000, 25.0), Codec::SparseShuffleLz4);
+    }
+
+    #[test]
+    fn a_tensor_that_no_codec_shrinks_travels_raw() {
+        let figures = RELU.map(|(_, encode, decode)| (1.0, encode, decode));
+        assert_eq!(send(&mut Chooser::new(Cores::One), &figures, 500, 25.0), Codec::Raw);
+    }
+}
