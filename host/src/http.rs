@@ -1,17 +1,22 @@
 //! What the REST ports of nodes and dispatchers have in common: the token, and errors as JSON.
 
+use crate::port::Stalled;
 use crate::relay::Token;
 use axum::Json;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{self, FromRequestParts, Request, State};
-use axum::http::StatusCode;
-use axum::http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, HeaderValue, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// Body of every answer that is no success.
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,6 +79,47 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         (self.status, Json(self.body)).into_response()
     }
+}
+
+/// `otherwise`, unless what led to `error` is a client that stood still in the middle of its request.
+pub fn status_of(error: &(dyn Error + 'static), otherwise: StatusCode) -> StatusCode {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<Stalled>() {
+            return StatusCode::REQUEST_TIMEOUT;
+        }
+        cause = error.source();
+    }
+    otherwise
+}
+
+/// The length that the client announced for its body.
+pub fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A refused body is read up to this much and this long before the connection closes: a client that is still writing
+/// would otherwise see a reset connection instead of the answer.
+const DRAIN_BYTES: usize = 16 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// Reads and forgets what the client is still sending, within bounds. A client that waits for `100 Continue` has sent
+/// nothing and is not asked to.
+pub async fn drain(headers: &HeaderMap, mut body: Body) {
+    if headers.contains_key(EXPECT) {
+        return;
+    }
+    let rest = async {
+        let mut seen = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            seen += frame.data_ref().map_or(0, Bytes::len);
+            if seen > DRAIN_BYTES {
+                break;
+            }
+        }
+    };
+    // Running out of time is as good an end as any.
+    let _ = timeout(DRAIN_TIME, rest).await;
 }
 
 /// Lets only requests through that bear the token, if there is one.

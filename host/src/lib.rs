@@ -12,6 +12,7 @@ pub mod node;
 pub mod oip;
 pub mod openapi;
 pub mod pipeline;
+pub mod port;
 pub mod relay;
 pub mod sandbox;
 pub mod stdout;

@@ -5,6 +5,7 @@
 
 use super::Verdict;
 use defer_host::buffer::Pool;
+use defer_host::port::STALL;
 use defer_host::relay::frame::{FIXED, Kind, data_head, write_head};
 use defer_host::relay::{Frame, FrameReader, Limits, codec};
 use defer_partition::byte_len;
@@ -61,7 +62,7 @@ pub fn run(input: &[u8]) -> Verdict {
 
 /// The frames of `stream`, up to the first error.
 fn read(stream: &[u8]) -> Vec<Frame> {
-    let limits = Limits { max_tensor: MAX_TENSOR, max_parts: MAX_PARTS, pool: Pool::new(0) };
+    let limits = Limits { max_tensor: MAX_TENSOR, max_parts: MAX_PARTS, pool: Pool::new(0), stall: STALL };
     let mut reader = FrameReader::new(stream, limits);
     let mut frames = Vec::new();
     while let Ok(Some(frame)) = reader.next().now_or_never().expect("bytes in memory keep nobody waiting") {

@@ -27,6 +27,13 @@ pub const WEIGHTS: &str = "defer:weights";
 /// Alignment of tensors in the file, in bytes: a cache line, and more than any SIMD load needs.
 pub const ALIGN: u64 = 64;
 
+/// Bytes of the component: two hundred times the guest's. What is compiled takes many times its size in memory.
+pub const MAX_COMPONENT: u64 = 4 << 20;
+/// Bytes of the manifest: some ten thousand tensors.
+pub const MAX_MANIFEST: u64 = 1 << 20;
+/// Bytes of the graph without its large initializers, thousands of nodes. Decoded, it takes many times its size.
+pub const MAX_GRAPH: u64 = 8 << 20;
+
 /// SHA-256 of a whole artifact file: its name everywhere.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
@@ -102,6 +109,8 @@ pub enum ArtifactError {
     NoComponent(String),
     #[error("the component has no {0} section; was it written by build-stages?")]
     Missing(&'static str),
+    #[error("its {part} of {bytes} bytes is over the limit of {limit}")]
+    TooLarge { part: &'static str, bytes: u64, limit: u64 },
     #[error("malformed {section} section: {cause}")]
     Malformed { section: &'static str, cause: String },
     #[error("artifact format {got}, this version reads {FORMAT}; build the stages again or update the older side")]

@@ -1,7 +1,9 @@
 //! Reads a stage artifact from a mapped file: nothing of the weights is copied, and only touched pages are read.
 #![allow(unsafe_code)] // the file map
 
-use super::{ALIGN, ArtifactError, FORMAT, GRAPH, MANIFEST, Manifest, WEIGHTS, graph};
+use super::{
+    ALIGN, ArtifactError, FORMAT, GRAPH, MANIFEST, MAX_COMPONENT, MAX_GRAPH, MAX_MANIFEST, Manifest, WEIGHTS, graph,
+};
 use defer_partition::byte_len;
 use memmap2::Mmap;
 use std::fs::File;
@@ -33,6 +35,7 @@ impl Artifact {
         // build-stages) renames whole files into place and only unlinks them: a mapped file never shrinks or changes.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         let sections = Sections::find(&map)?;
+        sections.check_sizes()?;
         let manifest: Manifest = serde_json::from_slice(&map[sections.manifest.clone()])
             .map_err(|error| ArtifactError::Malformed { section: MANIFEST, cause: error.to_string() })?;
         if manifest.format != FORMAT {
@@ -114,6 +117,21 @@ struct Sections {
 }
 
 impl Sections {
+    /// Whatever is parsed, decoded or compiled has a limit; weights are only mapped.
+    fn check_sizes(&self) -> Result<(), ArtifactError> {
+        for (part, bytes, limit) in [
+            ("component", self.component_end, MAX_COMPONENT),
+            (MANIFEST, self.manifest.len(), MAX_MANIFEST),
+            (GRAPH, self.graph.len(), MAX_GRAPH),
+        ] {
+            let bytes = bytes as u64;
+            if bytes > limit {
+                return Err(ArtifactError::TooLarge { part, bytes, limit });
+            }
+        }
+        Ok(())
+    }
+
     /// Walks the top level of the file, skipping what is nested.
     fn find(bytes: &[u8]) -> Result<Self, ArtifactError> {
         let no_component = |cause: String| ArtifactError::NoComponent(cause);

@@ -1,10 +1,11 @@
 //! `defer-host dispatch`: deploys a pipeline and serves it.
 
-use super::{Exposure, host_name, read_token, shutdown_on_signal};
+use super::{Exposure, bounds, host_name, read_token, shutdown_on_signal};
 use crate::client::UsageError;
 use crate::dispatcher::deploy::Progress;
 use crate::dispatcher::{Config, Dispatcher};
 use crate::pipeline::Pipeline;
+use crate::port;
 use crate::relay::CodecChoice;
 use crate::telemetry;
 use anyhow::Result;
@@ -69,6 +70,12 @@ pub struct DispatchArgs {
     /// File with the secret that clients of the inference port must send
     #[arg(long, value_name = "FILE")]
     api_token_file: Option<PathBuf>,
+    /// Connections that each port takes at once; beyond that the idlest makes room
+    #[arg(long, default_value_t = port::CONNECTIONS, value_name = "N", value_parser = super::connections)]
+    max_connections: usize,
+    /// Seconds that a peer may take for 4 KiB of what it began to send: a request, a body, a frame
+    #[arg(long, default_value_t = port::STALL.as_secs(), value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    stall_timeout: u64,
     /// Allow ports that other machines can reach without a token
     #[arg(long)]
     insecure: bool,
@@ -76,6 +83,7 @@ pub struct DispatchArgs {
 
 /// Runs the command until a signal.
 pub async fn dispatch(args: DispatchArgs) -> Result<()> {
+    let bounds = bounds(args.max_connections, args.stall_timeout);
     let token = read_token(args.token_file.as_deref())?;
     let api_token = read_token(args.api_token_file.as_deref())?;
     let codec = match args.codec.parse::<CodecChoice>().map_err(UsageError)? {
@@ -115,6 +123,7 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
         request_timeout: Duration::from_secs(args.request_timeout),
         replay_after: Duration::from_secs(args.replay_after),
         drain: Duration::from_secs(args.drain_timeout),
+        bounds,
     };
     let bars = Arc::new(Bars::new(pipeline.stages.len()));
     let dispatcher = Dispatcher::deploy(config, Arc::clone(&bars) as Arc<dyn Progress>, &shutdown).await?;

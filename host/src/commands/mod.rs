@@ -11,16 +11,33 @@ pub use models::{ModelsArgs, models};
 pub use serve::{ServeArgs, serve};
 
 use crate::client::UsageError;
+use crate::port::{self, Bounds};
 use crate::relay::Token;
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 const MEBI: u64 = 1 << 20;
+/// A node has two ports, and so has a dispatcher.
+const PORTS: usize = 2;
+
+/// What the peers of each port may hold, as the flags say and the limit of open files allows.
+fn bounds(connections: usize, stall: u64) -> Bounds {
+    Bounds { connections: port::files::make_room(PORTS, connections), stall: Duration::from_secs(stall) }
+}
+
+/// Reads `--max-connections`.
+fn connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("give a number from 1".to_owned()),
+    }
+}
 
 /// The token in `file`; none without a file.
 fn read_token(file: Option<&Path>) -> Result<Token> {

@@ -1,10 +1,11 @@
 //! `defer-host serve`: a node.
 
-use super::{Exposure, MEBI, host_name, read_token, shutdown_on_signal};
+use super::{Exposure, MEBI, bounds, host_name, read_token, shutdown_on_signal};
 use crate::buffer::Pool;
 use crate::client::UsageError;
 use crate::engine::{self, Choice, EngineError, Options};
 use crate::node::{Loader, Node, NodeConfig, StoreError, TimeLimits};
+use crate::port;
 use crate::sandbox::{Limits, Sandbox};
 use anyhow::Result;
 use clap::Args;
@@ -72,6 +73,12 @@ pub struct ServeArgs {
     /// Seconds to finish what is in the node when it is told to stop
     #[arg(long, default_value_t = 10, value_name = "S")]
     drain_timeout: u64,
+    /// Connections that each port takes at once; beyond that the idlest makes room
+    #[arg(long, default_value_t = port::CONNECTIONS, value_name = "N", value_parser = super::connections)]
+    max_connections: usize,
+    /// Seconds that a peer may take for 4 KiB of what it began to send: a request, a body, a frame
+    #[arg(long, default_value_t = port::STALL.as_secs(), value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    stall_timeout: u64,
     /// Allow ports that other machines can reach without a token
     #[arg(long)]
     insecure: bool,
@@ -79,6 +86,7 @@ pub struct ServeArgs {
 
 /// Runs the command until a signal.
 pub async fn serve(args: ServeArgs) -> Result<()> {
+    let bounds = bounds(args.max_connections, args.stall_timeout);
     let token = read_token(args.token_file.as_deref())?;
     let exposure = Exposure::new(&token, args.insecure);
     let rest = exposure.bind("--listen", "--token-file", args.listen).await?;
@@ -114,6 +122,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         store_limit: args.store_limit.saturating_mul(MEBI),
         advertise: args.advertise,
         relay: relay_addr,
+        bounds,
     };
     let node = Node::open(config, loader).map_err(|error| match error {
         StoreError::Open { .. } if state_dir_given => UsageError(format!("{:#}", anyhow::Error::from(error))).into(),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Results that may wait here to be decoded.
@@ -164,7 +165,7 @@ async fn collect_all(
                 pause = FIRST_PAUSE;
                 links.collect.store(true, Ordering::Relaxed);
                 let mut deliver = |incoming| results.send(incoming).map_err(|_| "the dispatcher stops".to_owned());
-                let result = receive(connection, &origin, WINDOW, &mut deliver).await;
+                let result = receive(connection, &origin, WINDOW, &CancellationToken::new(), &mut deliver).await;
                 links.collect.store(false, Ordering::Relaxed);
                 broken.notify_one();
                 result.err().unwrap_or(LinkError::Closed)

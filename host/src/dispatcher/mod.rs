@@ -12,10 +12,10 @@ use crate::buffer::Pool;
 use crate::node::generation::Owner;
 use crate::oip::{self, ModelMetadata};
 use crate::pipeline::{Pipeline, StageRef};
+use crate::port::{self, Bounds};
 use crate::relay::{CodecChoice, Limits, Token};
 use admin::Admin;
 use anyhow::{Context as _, Result, anyhow, bail};
-use axum::serve::ListenerExt as _;
 use chain::Chain;
 use deploy::{Deployment, Progress};
 use ledger::Ledger;
@@ -61,6 +61,8 @@ pub struct Config {
     pub replay_after: Duration,
     /// How long pending requests may take once it is told to stop.
     pub drain: Duration,
+    /// What clients of each port, and nodes, may hold.
+    pub bounds: Bounds,
 }
 
 /// A deployed pipeline, ready to serve.
@@ -71,6 +73,7 @@ pub struct Dispatcher {
     api_token: Option<String>,
     request_memory: usize,
     drain: Duration,
+    bounds: Bounds,
     keeper: AbortOnDropHandle<()>,
 }
 
@@ -116,9 +119,9 @@ impl Dispatcher {
         deployment.remove_older().await;
         let keeper = Arc::clone(&deployment);
         let keeper = tokio::spawn(async move { keeper.keep(progress).await });
-        let Config { token, api_token, request_memory, drain, .. } = config;
+        let Config { token, api_token, request_memory, drain, bounds, .. } = config;
         let keeper = AbortOnDropHandle::new(keeper);
-        Ok(Self { service, deployment, token, api_token, request_memory, drain, keeper })
+        Ok(Self { service, deployment, token, api_token, request_memory, drain, bounds, keeper })
     }
 
     pub fn deployment(&self) -> &Deployment {
@@ -130,21 +133,13 @@ impl Dispatcher {
     pub async fn serve(self, inference: TcpListener, admin: TcpListener, shutdown: CancellationToken) -> Result<()> {
         let request_memory = self.request_memory;
         let max_body_bytes = self.service.max_body_bytes().min(request_memory);
-        let api_token = self.api_token.clone();
-        let options = oip::Options { max_body_bytes, request_memory, api_token, ..oip::Options::default() };
+        let (api_token, idle_timeout) = (self.api_token.clone(), self.bounds.stall);
+        let options = oip::Options { max_body_bytes, request_memory, api_token, idle_timeout };
         let api = oip::router(Arc::clone(&self.service) as Arc<dyn oip::Backend>, options);
         let shown = Admin { service: Arc::clone(&self.service), deployment: Arc::clone(&self.deployment) };
         let admin_api = admin::router(Arc::new(shown), self.token.clone());
         let stopped = CancellationToken::new();
-        let spawn = |listener: TcpListener, app: axum::Router| {
-            let listener = listener.tap_io(|stream| {
-                let _ = stream.set_nodelay(true);
-            });
-            let stopped = stopped.clone();
-            tokio::spawn(
-                async move { axum::serve(listener, app).with_graceful_shutdown(stopped.cancelled_owned()).await },
-            )
-        };
+        let spawn = |listener, app| tokio::spawn(port::http::serve(listener, app, self.bounds, stopped.clone()));
         let (api, admin) = (spawn(inference, api), spawn(admin, admin_api));
         shutdown.cancelled().await;
         self.service.stop();
@@ -179,7 +174,7 @@ async fn open(
         max_tensor = max_tensor.min(node.describe().await?.max_tensor_bytes);
     }
     let pool = Pool::new(POOL);
-    let limits = Limits { max_tensor, max_parts: 0, pool: pool.clone() };
+    let limits = Limits { max_tensor, max_parts: 0, pool: pool.clone(), stall: config.bounds.stall };
     let ledger = Ledger::new(&pipeline.name, deployment.owner.incarnation, deployment.generation, config.replay_after);
     let service = Arc::new(Service::new(Parts {
         metadata: ModelMetadata {

@@ -2,7 +2,8 @@
 
 use super::Node;
 use super::generation::{Generation, Slot};
-use crate::relay::hello::{accept, refuse};
+use crate::port::{Place, Places};
+use crate::relay::hello::{accept, refuse, turn_away};
 use crate::relay::traffic::{Origin, receive};
 use crate::relay::{Connection, Hello, Limits, Role};
 use std::sync::Arc;
@@ -13,34 +14,56 @@ use tokio::sync::Semaphore;
 /// Frames that one connection may have waiting here: one that is read while another waits for the engine, and one more
 /// to cover the way of the credit.
 const WINDOW: u32 = 3;
-/// Connections at once; a further one waits in the kernel.
-const CONNECTIONS: usize = 1024;
+/// Peers that are told at once that there is no place for them; further ones are cut off without a word.
+const FAREWELLS: usize = 64;
+/// Pause after a connection could not be accepted: out of file descriptors, most likely.
+const BREATH: Duration = Duration::from_millis(100);
 
-/// Serves `listener` for ever.
+/// Serves `listener` until the node is told to stop.
 pub async fn serve(node: Arc<Node>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(node.config().bounds.connections);
+    let farewells = Arc::new(Semaphore::new(FAREWELLS));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, from)) => {
-                let node = Arc::clone(&node);
-                tokio::spawn(async move {
-                    if let Err(error) = converse(&node, stream).await {
-                        tracing::warn!(%from, error, "relay connection ended");
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Who would dial later is refused by the kernel, and tries again.
+            () = node.draining().cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, from)) => match places.take() {
+                Ok(place) => {
+                    let node = Arc::clone(&node);
+                    tokio::spawn(async move {
+                        let result = tokio::select! {
+                            result = converse(&node, stream, &place) => result,
+                            () = place.evicted() => Err("it said nothing, and its place was needed".to_owned()),
+                        };
+                        if let Err(error) = result {
+                            tracing::warn!(%from, error, "relay connection ended");
+                        }
+                    });
+                }
+                Err(full) => {
+                    tracing::warn!(%from, error = %full, "refused a relay connection");
+                    if let Ok(permit) = Arc::clone(&farewells).try_acquire_owned() {
+                        let context = node.context();
+                        let (name, limits) = (context.node.clone(), context.limits.clone());
+                        tokio::spawn(async move {
+                            turn_away(stream, &name, &limits, &full.to_string()).await;
+                            drop(permit);
+                        });
                     }
-                    drop(place);
-                });
-            }
+                }
+            },
             Err(error) => {
-                // Out of file descriptors, most likely: others must end first.
                 tracing::warn!(%error, "cannot accept a relay connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(BREATH).await;
             }
         }
     }
 }
 
-async fn converse(node: &Node, stream: TcpStream) -> Result<(), String> {
+async fn converse(node: &Node, stream: TcpStream, place: &Place) -> Result<(), String> {
     let context = node.context();
     let limits = context.limits.clone();
     let (mut connection, hello) =
@@ -55,6 +78,8 @@ async fn converse(node: &Node, stream: TcpStream) -> Result<(), String> {
         }
     };
     let Some(slot) = generation.slots.get(&stage) else { return Ok(()) };
+    // It has proved who it is and has business here: it keeps its place, silent or not.
+    let _busy = place.busy();
     generation.activate();
     match hello.role {
         Role::Feed => feed(node, &generation, stage, slot, connection, limits).await,
@@ -103,7 +128,7 @@ async fn feed(
     };
     let origin = Origin { node: node.context().node.clone(), stage };
     tokio::select! {
-        result = receive(connection, &origin, WINDOW, &mut deliver) => result.map_err(|e| e.to_string()),
+        result = receive(connection, &origin, WINDOW, node.draining(), &mut deliver) => result.map_err(|e| e.to_string()),
         () = generation.ended().cancelled() => Ok(()),
     }
 }

@@ -18,6 +18,7 @@ pub use loaded::{Loaded, Loader, TimeLimits};
 pub use store::{Store, StoreError};
 pub use table::{Node, NodeConfig, PrepareError};
 
+use crate::port;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,9 +37,7 @@ pub async fn run(
     let janitor = tokio::spawn(Arc::clone(&node).expire());
     let app = rest::router(Arc::clone(&node));
     let stopped = CancellationToken::new();
-    let ended = stopped.clone();
-    let server =
-        tokio::spawn(async move { axum::serve(rest, app).with_graceful_shutdown(ended.cancelled_owned()).await });
+    let server = tokio::spawn(port::http::serve(rest, app, node.config().bounds, stopped.clone()));
     shutdown.cancelled().await;
     tracing::info!(in_flight = node.in_flight(), "draining");
     node.drain(drain).await;

@@ -6,15 +6,15 @@ use super::store::StoreError;
 use super::table::{Node, PrepareError};
 use crate::artifact::Digest;
 use crate::engine;
-use crate::http::{ApiError, Path, method_not_allowed, not_found, require_token};
+use crate::http::{ApiError, Path, announced, drain, method_not_allowed, not_found, require_token, status_of};
 use crate::openapi;
 use crate::relay::{Token, frame};
 use crate::telemetry::Memory;
 use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{get, put};
 use axum::{Json, Router, middleware};
@@ -75,6 +75,7 @@ async fn describe(State(node): Shared) -> Json<Value> {
         "relay": config.relay.to_string(),
         "advertise": config.advertise,
         "max_tensor_bytes": config.max_tensor,
+        "store_limit_bytes": config.store_limit,
         "uptime_s": node.uptime().as_secs(),
     }))
 }
@@ -140,16 +141,25 @@ async fn has_artifact(State(node): Shared, Path(digest): Path<String>) -> Result
     Ok(if found { StatusCode::OK } else { StatusCode::NOT_FOUND })
 }
 
-async fn upload(State(node): Shared, Path(digest): Path<String>, body: Body) -> Result<Json<Value>, ApiError> {
+async fn upload(
+    State(node): Shared,
+    Path(digest): Path<String>,
+    headers: HeaderMap,
+    mut body: Body,
+) -> Result<Json<Value>, ApiError> {
     let digest = parse_digest(&digest)?;
-    node.store().put(&digest, body).await.map_err(|error| {
+    if let Err(error) = node.store().put(&digest, announced(&headers), &mut body).await {
         let status = match &error {
-            StoreError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            StoreError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            StoreError::Full { .. } | StoreError::Crowded { .. } => StatusCode::INSUFFICIENT_STORAGE,
             StoreError::Mismatch { .. } | StoreError::Upload(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        ApiError::from_error(status, &error)
-    })?;
+        drain(&headers, body).await;
+        return Err(ApiError::from_error(status_of(&error, status), &error));
+    }
+    // What nobody runs makes room for it at once, not only when it is asked for.
+    tokio::task::spawn_blocking(move || node.evict());
     Ok(Json(json!({"digest": digest})))
 }
 
@@ -205,8 +215,8 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn bad_request(error: &dyn std::error::Error) -> ApiError {
-    ApiError::from_error(StatusCode::BAD_REQUEST, error)
+fn bad_request(error: &(dyn std::error::Error + 'static)) -> ApiError {
+    ApiError::from_error(status_of(error, StatusCode::BAD_REQUEST), error)
 }
 
 /// Prometheus text format 0.0.4.

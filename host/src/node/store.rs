@@ -3,11 +3,12 @@
 //! Files are immutable: written to a temporary name, synced, renamed into place, and only ever unlinked, never truncated
 //! or overwritten, since a running stage has them mapped. A verified file is marked with its size, inode and modification
 //! time, so that a restart need not hash gigabytes. When the mark itself was last modified says when the artifact was last
-//! asked for: over the limit, those go first that nobody has asked for the longest.
+//! asked for: over the limit, those go first that nobody has asked for the longest. That is the one use of the wall clock
+//! here; a time in the future, from before the clock was set back, counts as the longest ago.
 
 use crate::artifact::Digest;
-use axum::body::{Body, BodyDataStream};
-use futures_util::TryStreamExt as _;
+use axum::body::Body;
+use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
@@ -15,10 +16,13 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::time::SystemTime;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 use thiserror::Error;
 use tokio::io::AsyncWriteExt as _;
+
+/// A use noted so far in the future may still be one: clocks are set back by seconds all the time.
+const SKEW: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -30,8 +34,15 @@ pub enum StoreError {
     Mismatch { want: Digest, got: Digest },
     #[error("no space left for the artifact in {path}; free some, or lower --store-limit", path = path.display())]
     Full { path: PathBuf },
-    #[error("the upload broke off: {0}")]
-    Upload(String),
+    #[error("the upload broke off")]
+    Upload(#[source] axum::Error),
+    #[error("the upload is larger than what the node keeps, {limit} bytes (serve --store-limit)")]
+    TooLarge { limit: u64 },
+    #[error(
+        "uploads under way take {under_way} bytes; with {bytes} more it is over the {limit} that the node keeps (serve \
+         --store-limit); send it again when they are done"
+    )]
+    Crowded { under_way: u64, bytes: u64, limit: u64 },
     #[error("cannot write {path}", path = path.display())]
     Write { path: PathBuf, source: io::Error },
 }
@@ -43,8 +54,57 @@ pub struct Store {
     folder: PathBuf,
     /// Bytes to keep at most; what is in use stays even beyond it.
     limit: u64,
-    uploads: Mutex<u64>,
+    uploads: Mutex<Uploads>,
     _lock: File,
+}
+
+/// What is being written.
+#[derive(Debug, Default)]
+struct Uploads {
+    /// Number of the last one.
+    last: u64,
+    /// Bytes of all that are under way, as far as they are announced or have come.
+    bytes: u64,
+}
+
+/// One upload's part of [`Uploads::bytes`], given back when dropped.
+struct UnderWay<'a> {
+    store: &'a Store,
+    bytes: u64,
+}
+
+impl UnderWay<'_> {
+    /// Makes room for `bytes` in all.
+    fn grow(&mut self, bytes: u64) -> Result<(), StoreError> {
+        let limit = self.store.limit;
+        if bytes > limit {
+            return Err(StoreError::TooLarge { limit });
+        }
+        let more = bytes.saturating_sub(self.bytes);
+        let mut uploads = self.store.uploads();
+        let under_way = uploads.bytes;
+        if under_way.saturating_add(more) > limit {
+            return Err(StoreError::Crowded { under_way, bytes: more, limit });
+        }
+        uploads.bytes += more;
+        self.bytes += more;
+        Ok(())
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.store.uploads().bytes -= self.bytes;
+    }
+}
+
+/// A file that is being written; unlinked when dropped, unless it was renamed. A client that goes away drops it too.
+struct Part(PathBuf);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// What a verified file looked like.
@@ -81,7 +141,7 @@ impl Store {
                 let _ = fs::remove_file(entry.path());
             }
         }
-        Ok(Self { folder, limit, uploads: Mutex::new(0), _lock: lock })
+        Ok(Self { folder, limit, uploads: Mutex::default(), _lock: lock })
     }
 
     /// Folder of all artifacts.
@@ -134,29 +194,42 @@ impl Store {
         }
     }
 
-    /// Stores an upload under `digest`, if that is what it hashes to.
-    pub async fn put(&self, digest: &Digest, body: Body) -> Result<(), StoreError> {
-        let number = {
-            let mut uploads = self.uploads.lock().expect("nothing panics while it is held");
-            *uploads += 1;
-            *uploads
-        };
-        let part = self.folder.join(format!("{digest}.{number}.part"));
-        let result = self.receive(digest, body.into_data_stream(), &part).await;
-        if result.is_err() {
-            let _ = fs::remove_file(&part);
-        }
-        result
+    fn uploads(&self) -> MutexGuard<'_, Uploads> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn receive(&self, digest: &Digest, mut body: BodyDataStream, part: &Path) -> Result<(), StoreError> {
+    /// Stores an upload under `digest`, if that is what it hashes to. An upload that is larger than the store may become is
+    /// refused, before its first byte where its length is announced.
+    pub async fn put(&self, digest: &Digest, announced: Option<u64>, body: &mut Body) -> Result<(), StoreError> {
+        let mut under_way = UnderWay { store: self, bytes: 0 };
+        under_way.grow(announced.unwrap_or(0))?;
+        let number = {
+            let mut uploads = self.uploads();
+            uploads.last += 1;
+            uploads.last
+        };
+        let part = Part(self.folder.join(format!("{digest}.{number}.part")));
+        self.receive(digest, body, &part.0, &mut under_way).await
+    }
+
+    async fn receive(
+        &self,
+        digest: &Digest,
+        body: &mut Body,
+        part: &Path,
+        under_way: &mut UnderWay<'_>,
+    ) -> Result<(), StoreError> {
         let write = |source: io::Error| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full { path: self.folder.clone() },
             _ => StoreError::Write { path: part.to_owned(), source },
         };
         let mut file = tokio::fs::File::create(part).await.map_err(write)?;
         let mut hasher = Sha256::new();
-        while let Some(chunk) = body.try_next().await.map_err(|error| StoreError::Upload(error.to_string()))? {
+        let mut size = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(chunk) = frame.map_err(StoreError::Upload)?.into_data() else { continue };
+            size += chunk.len() as u64;
+            under_way.grow(size)?;
             hasher.update(&chunk);
             file.write_all(&chunk).await.map_err(write)?;
         }
@@ -173,6 +246,7 @@ impl Store {
     /// Unlinks the least recently used artifacts that are not in `used`, until the rest fits the limit.
     pub fn evict(&self, used: &HashSet<Digest>) -> io::Result<()> {
         let mut files = Vec::new();
+        let future = SystemTime::now() + SKEW;
         for entry in fs::read_dir(&self.folder)?.flatten() {
             let path = entry.path();
             let digest = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<Digest>().ok());
@@ -180,6 +254,7 @@ impl Store {
                 let meta = entry.metadata()?;
                 // Without a mark it was never asked for since it was written.
                 let last_use = fs::metadata(self.mark(&digest)).and_then(|mark| mark.modified()).or(meta.modified())?;
+                let last_use = if last_use > future { SystemTime::UNIX_EPOCH } else { last_use };
                 files.push((last_use, digest, meta.len()));
             }
         }

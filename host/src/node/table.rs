@@ -4,6 +4,7 @@ use super::generation::{Assignment, Context, Generation, Prepare, State};
 use super::loaded::{LoadError, Loaded, Loader};
 use super::store::{Store, StoreError};
 use crate::artifact::{Artifact, Digest};
+use crate::port::Bounds;
 use crate::relay::frame::PipelineId;
 use crate::relay::{Limits, Token};
 use crate::sandbox::SandboxError;
@@ -13,10 +14,10 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 
 /// How a node is set up.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub struct NodeConfig {
     pub advertise: Option<String>,
     /// Address to which the relay is bound.
     pub relay: SocketAddr,
+    /// What the peers of each port may hold.
+    pub bounds: Bounds,
 }
 
 /// Why a generation could not be prepared.
@@ -80,7 +83,7 @@ pub struct Node {
     generations: RwLock<BTreeMap<(String, u64), Arc<Generation>>>,
     /// One load at a time: it is what needs memory, and a second wish for the same artifact then finds it loaded.
     loads: tokio::sync::Mutex<HashMap<Digest, Weak<Loaded>>>,
-    draining: AtomicBool,
+    draining: CancellationToken,
     started: Instant,
 }
 
@@ -90,7 +93,8 @@ impl Node {
         let store = Arc::new(Store::open(&config.state_dir, config.store_limit)?);
         let notes = config.state_dir.join("generations");
         fs::create_dir_all(&notes).map_err(|source| StoreError::Open { path: notes.clone(), source })?;
-        let limits = Limits { max_tensor: config.max_tensor, max_parts: 0, pool: loader.pool.clone() };
+        let (max_tensor, pool, stall) = (config.max_tensor, loader.pool.clone(), config.bounds.stall);
+        let limits = Limits { max_tensor, max_parts: 0, pool, stall };
         let context = Context { node: config.name.clone(), token: config.token.clone(), limits };
         Ok(Self {
             config,
@@ -100,7 +104,7 @@ impl Node {
             notes,
             generations: RwLock::default(),
             loads: tokio::sync::Mutex::default(),
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
             started: Instant::now(),
         })
     }
@@ -125,8 +129,13 @@ impl Node {
         &self.context
     }
 
+    /// Cancelled when the node is told to stop.
+    pub(super) fn draining(&self) -> &CancellationToken {
+        &self.draining
+    }
+
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.is_cancelled()
     }
 
     pub fn generation(&self, pipeline: &str, number: u64) -> Option<Arc<Generation>> {
@@ -337,7 +346,7 @@ impl Node {
 
     /// Stops taking orders and waits, for at most `patience`, until no frame is inside.
     pub(super) async fn drain(&self, patience: Duration) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.cancel();
         wait_until_empty(patience, || self.in_flight()).await;
         for generation in self.generations() {
             generation.end();

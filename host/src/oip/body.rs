@@ -2,6 +2,7 @@
 
 use super::error::refusal;
 use super::{InferError, Options};
+use crate::http::{drain, status_of};
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -11,10 +12,6 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// A refused body is read up to this much and this long before the connection closes: a client that is still writing
-/// would otherwise see a reset connection instead of the answer.
-const DRAIN_BYTES: usize = 16 << 20;
-const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// What memory for bodies is counted in.
 const PAGE: usize = 4096;
 
@@ -96,7 +93,8 @@ pub(super) async fn read(
             Ok(Some(Ok(frame))) => frame,
             Ok(None) => return Ok((read, held)),
             Ok(Some(Err(e))) => {
-                return Err(refusal(StatusCode::BAD_REQUEST, &format!("the body broke off: {e}")));
+                let status = status_of(&e, StatusCode::BAD_REQUEST);
+                return Err(refusal(status, &format!("the body broke off: {e}")));
             }
             Err(_) => {
                 let seconds = options.idle_timeout.as_secs_f32();
@@ -121,23 +119,4 @@ pub(super) async fn read(
 pub(super) async fn refuse_unread(headers: &HeaderMap, body: Body, answer: Response) -> Response {
     drain(headers, body).await;
     answer
-}
-
-/// Reads and forgets what the client is still sending, within bounds. A client that waits for `100 Continue` has sent
-/// nothing and is not asked to.
-async fn drain(headers: &HeaderMap, mut body: Body) {
-    if headers.contains_key(header::EXPECT) {
-        return;
-    }
-    let rest = async {
-        let mut seen = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            seen += frame.data_ref().map_or(0, bytes::Bytes::len);
-            if seen > DRAIN_BYTES {
-                break;
-            }
-        }
-    };
-    // Running out of time is as good an end as any.
-    let _ = timeout(DRAIN_TIME, rest).await;
 }

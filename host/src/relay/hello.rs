@@ -4,7 +4,7 @@
 //! dialer sends its proof; the acceptor answers with credit, or with an error frame that says why not. A proof is
 //! HMAC-SHA-256, keyed by the token, over who proves, both nonces and the hello: the token itself never travels.
 
-use super::frame::{Failure, FailureKind, Tag, VERSION};
+use super::frame::{Failure, FailureKind, FrameError, Tag, VERSION};
 use super::link::{Connection, Frame, FrameReader, FrameWriter, Limits, LinkError, split};
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A peer that has not finished its handshake by then is cut off.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+/// A peer that has not finished its handshake by then is cut off, or earlier where it may stand still for less.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the dialer wants of the stage it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,10 +109,12 @@ pub async fn dial(
     limits: Limits,
 ) -> Result<(Connection, u32), LinkError> {
     let (mut reader, mut writer) = split(stream, strangers(&limits))?;
+    let deadline = DEADLINE.min(limits.stall);
     let exchange = async {
         let said = json(hello)?;
         writer.hello(&said).await?;
         let challenge: Challenge = parse(&next_hello(&mut reader).await?)?;
+        same_version(challenge.protocol)?;
         let nonces = [hello.nonce.as_bytes(), challenge.nonce.as_bytes(), &said];
         if !verify(token, "acceptor", nonces, &challenge.proof) {
             return Err(LinkError::Token { peer: challenge.name });
@@ -125,7 +127,7 @@ pub async fn dial(
             None => Err(LinkError::Closed),
         }
     };
-    let (peer, credit) = timeout(DEADLINE, exchange).await.map_err(|_| LinkError::Timeout(DEADLINE.as_secs()))??;
+    let (peer, credit) = timeout(deadline, exchange).await.map_err(|_| LinkError::Timeout(deadline.as_secs()))??;
     reader.set_limits(limits);
     Ok((Connection { reader, writer, peer }, credit))
 }
@@ -139,36 +141,47 @@ pub async fn accept(
     limits: Limits,
 ) -> Result<(Connection, Hello), LinkError> {
     let (mut reader, mut writer) = split(stream, strangers(&limits))?;
+    let deadline = DEADLINE.min(limits.stall);
     let exchange = async {
-        let said = match next_hello(&mut reader).await {
-            Err(LinkError::Frame(error)) => {
-                refuse(&mut writer, name, &error.to_string()).await;
-                return Err(error.into());
-            }
-            other => other?,
-        };
+        let said = next_hello(&mut reader).await?;
         let hello: Hello = parse(&said)?;
+        same_version(hello.protocol)?;
         let mine = nonce();
         let nonces = [hello.nonce.as_bytes(), mine.as_bytes(), &said];
         let proof = prove(token, "acceptor", nonces);
         let challenge = Challenge { protocol: VERSION, name: name.to_owned(), nonce: mine.clone(), proof };
         writer.hello(&json(&challenge)?).await?;
         let answer: Answer = parse(&next_hello(&mut reader).await?)?;
-        if !verify(token, "dialer", nonces, &answer.proof) {
-            refuse(&mut writer, name, "wrong token; give both ends the same --token-file").await;
-            return Err(LinkError::Token { peer: hello.name });
+        if verify(token, "dialer", nonces, &answer.proof) {
+            Ok(hello)
+        } else {
+            Err(LinkError::Token { peer: hello.name })
         }
-        Ok(hello)
     };
-    let hello = timeout(DEADLINE, exchange).await.map_err(|_| LinkError::Timeout(DEADLINE.as_secs()))??;
+    let result = timeout(deadline, exchange).await.unwrap_or(Err(LinkError::Timeout(deadline.as_secs())));
+    let hello = match result {
+        Ok(hello) => hello,
+        Err(error) => {
+            let cause = match &error {
+                LinkError::Token { .. } => "wrong token; give both ends the same --token-file".to_owned(),
+                error => error.to_string(),
+            };
+            refuse(&mut writer, name, &cause).await;
+            return Err(error);
+        }
+    };
     reader.set_limits(limits);
     let peer = hello.name.clone();
     Ok((Connection { reader, writer, peer }, hello))
 }
 
-/// A peer that has not proved itself may send no tensors.
+fn same_version(theirs: u16) -> Result<(), LinkError> {
+    if theirs == VERSION { Ok(()) } else { Err(FrameError::Version { theirs }.into()) }
+}
+
+/// A peer that has not proved itself may send no tensors. The handshake has a deadline as a whole.
 fn strangers(limits: &Limits) -> Limits {
-    Limits { max_tensor: 0, max_parts: 0, ..limits.clone() }
+    Limits { max_tensor: 0, max_parts: 0, stall: DEADLINE * 2, ..limits.clone() }
 }
 
 /// Tells the peer why the connection ends, as far as it still listens.
@@ -176,6 +189,14 @@ pub async fn refuse(writer: &mut FrameWriter, node: &str, cause: &str) {
     let failure =
         Failure { node: node.to_owned(), stage: 0, kind: FailureKind::Invalid, cause: vec![cause.to_owned()] };
     let _ = timeout(Duration::from_secs(1), writer.error(&Tag::default(), &failure)).await;
+}
+
+/// Tells the peer of a fresh socket that there is no place for it.
+pub async fn turn_away(stream: TcpStream, node: &str, limits: &Limits, cause: &str) {
+    let Ok((mut reader, mut writer)) = split(stream, strangers(limits)) else { return };
+    refuse(&mut writer, node, cause).await;
+    // What it has sent must be read, or it sees a broken connection instead of the reason.
+    let _ = timeout(Duration::from_secs(1), reader.next()).await;
 }
 
 async fn next_hello(reader: &mut FrameReader) -> Result<Vec<u8>, LinkError> {
@@ -217,6 +238,6 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>, LinkError> {
 
 fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, LinkError> {
     serde_json::from_slice(json).map_err(|error| {
-        LinkError::Frame(super::FrameError::Malformed { kind: super::frame::Kind::Hello, cause: error.to_string() })
+        LinkError::Frame(FrameError::Malformed { kind: super::frame::Kind::Hello, cause: error.to_string() })
     })
 }

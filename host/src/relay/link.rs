@@ -3,6 +3,7 @@
 use super::codec::Encoded;
 use super::frame::{self, FIXED, Failure, Fixed, FrameError, Kind, MAX_HEAD, Part, Tag};
 use crate::buffer::Pool;
+use crate::port::Steady;
 use rustix::net::sockopt;
 use std::io::{self, IoSlice};
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub struct Limits {
     pub max_parts: usize,
     /// Where receive buffers come from.
     pub pool: Pool,
+    /// How long the peer may stand still in the middle of a frame.
+    pub stall: Duration,
 }
 
 /// A frame as its receiver sees it.
@@ -77,7 +80,7 @@ pub struct Connection {
 /// Frames from a socket, or from anything else that gives bytes.
 #[derive(Debug)]
 pub struct FrameReader<R = OwnedReadHalf> {
-    inner: BufReader<R>,
+    inner: BufReader<Steady<R>>,
     limits: Limits,
 }
 
@@ -108,11 +111,13 @@ fn notice_death(stream: &TcpStream) -> io::Result<()> {
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub fn new(inner: R, limits: Limits) -> Self {
+        let inner = Steady::new(inner, limits.stall);
         Self { inner: BufReader::with_capacity(READ_AHEAD, inner), limits }
     }
 
     /// Replaces what the peer may ask for, once it is known who it is.
     pub fn set_limits(&mut self, limits: Limits) {
+        self.inner.get_mut().set_window(limits.stall);
         self.limits = limits;
     }
 
@@ -126,6 +131,14 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if first == 0 {
             return Ok(None);
         }
+        self.inner.get_mut().begin();
+        let frame = self.rest(bytes, first).await?;
+        self.inner.get_mut().rest();
+        Ok(Some(frame))
+    }
+
+    /// The frame whose first bytes are `bytes[..first]`.
+    async fn rest(&mut self, mut bytes: [u8; FIXED], first: usize) -> Result<Frame, LinkError> {
         // A peer that speaks something else may never send a whole fixed part: judge what is there.
         if !frame::MAGIC.starts_with(&bytes[..first.min(4)]) {
             let [a, b, c, d, ..] = bytes;
@@ -138,11 +151,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         fixed.check(&bytes, &head)?;
         if fixed.kind == Kind::Data {
             return match self.judge(&fixed, &head) {
-                Ok(heads) => Ok(Some(Frame::Data(fixed.tag, self.read_parts(heads).await?))),
+                Ok(heads) => Ok(Frame::Data(fixed.tag, self.read_parts(heads).await?)),
                 // The head's checksum is right, so where the next frame begins is known: only this request is lost.
                 Err(error) if fixed.body_len <= self.most_to_skip() => {
                     self.skip(fixed.body_len).await?;
-                    Ok(Some(Frame::Unfit(fixed.tag, error)))
+                    Ok(Frame::Unfit(fixed.tag, error))
                 }
                 Err(error) => Err(error.into()),
             };
@@ -150,7 +163,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if fixed.body_len != 0 {
             return Err(malformed(fixed.kind, "only data frames have a body").into());
         }
-        Ok(Some(match fixed.kind {
+        Ok(match fixed.kind {
             Kind::Hello => Frame::Hello(head),
             Kind::Credit => Frame::Credit(read_credit(&head)?),
             Kind::Ping => Frame::Ping,
@@ -159,7 +172,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                     serde_json::from_slice(&head).map_err(|error| malformed(Kind::Error, &error.to_string()))?;
                 Frame::Error(fixed.tag, failure)
             }
-        }))
+        })
     }
 
     /// What a data frame holds, if all of it may come in.

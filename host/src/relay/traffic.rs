@@ -213,11 +213,13 @@ async fn take_credit(mut reader: FrameReader, allowed: Arc<Semaphore>, dead: Can
 }
 
 /// Grants `window` frames and hands each to `deliver`, until the peer closes the connection (`Ok`). Where `deliver` says
-/// that a frame has no business here, the peer is told why and cut off.
+/// that a frame has no business here, the peer is told why and cut off. From `closing` on no more credit is given: what
+/// the peer may still send is taken, and no more comes.
 pub async fn receive(
     connection: Connection,
     origin: &Origin,
     window: u32,
+    closing: &CancellationToken,
     deliver: &mut (dyn FnMut(Incoming) -> Result<(), String> + Send),
 ) -> Result<(), LinkError> {
     let Connection { mut reader, mut writer, .. } = connection;
@@ -225,6 +227,7 @@ pub async fn receive(
     let (back, mut replies) = mpsc::unbounded_channel();
     let outstanding = Arc::new(AtomicU32::new(0));
     let name = origin.node.clone();
+    let closing = closing.clone();
     let mut replier = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Some(reply) = replies.recv().await {
             let mut credit = 0;
@@ -236,7 +239,7 @@ pub async fn receive(
                 }
                 next = replies.try_recv().ok();
             }
-            if writer.credit(credit).await.is_err() {
+            if !closing.is_cancelled() && writer.credit(credit).await.is_err() {
                 return;
             }
         }

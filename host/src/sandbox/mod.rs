@@ -31,7 +31,8 @@ pub struct Limits {
     pub memory: usize,
     /// Elements of guest tables.
     pub table_elements: usize,
-    /// Handles that a guest holds at once: tensors, graphs, contexts, errors.
+    /// Handles that a guest holds at once beside one per input and output: graphs, contexts, errors, tensors of its own.
+    /// With `call_bytes`, this bounds what it can have the host keep.
     pub handles: usize,
     /// Bytes that one call may carry between host and guest. Handles carry none.
     pub call_bytes: usize,
@@ -44,7 +45,7 @@ impl Default for Limits {
         Self {
             memory: 16 << 20,
             table_elements: 10_000,
-            handles: 1024,
+            handles: 16,
             call_bytes: 1 << 20,
             guest_time: Duration::from_secs(1),
         }
@@ -260,7 +261,7 @@ fn start(program: &Program, slice: &Slice) -> Result<(Store<State>, Stage), Sand
     let limits = &program.limits;
     let init = |error: wasmtime::Error| SandboxError::Init(root_cause(&error));
     let mut table = ResourceTable::new();
-    table.set_max_capacity(limits.handles);
+    table.set_max_capacity(limits.handles + program.manifest.inputs.len() + program.manifest.outputs.len());
     let state = State {
         table,
         nn: slice.context(),

@@ -1,10 +1,12 @@
 //! The commands as a person meets them: what they print, how they end, and what a node or dispatcher outlives.
 #![allow(clippy::unwrap_used)] // tests, and functions that only tests call
 
+mod clock;
 mod life;
 mod limits;
 mod reports;
 mod rivals;
+mod state;
 mod store;
 #[path = "../support/mod.rs"]
 mod support;

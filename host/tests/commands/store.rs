@@ -83,15 +83,15 @@ fn room_is_made_by_what_nobody_uses() {
 fn what_was_asked_for_last_is_kept_longest() {
     let node = Node::start(&folder("last-use"), "n0", &["--store-limit", "1"]);
     // Two of them fit beside the one in use.
-    let digests: Vec<String> = (0..3)
-        .map(|seed| {
-            let bytes = noise(seed, 400 << 10);
-            let digest = digest(&bytes);
-            assert!(node.upload(&digest, bytes).status.is_success());
-            digest
-        })
-        .collect();
+    let keep = |seed| {
+        let bytes = noise(seed, 400 << 10);
+        let digest = digest(&bytes);
+        assert!(node.upload(&digest, bytes).status.is_success());
+        digest
+    };
+    let mut digests = vec![keep(0), keep(1)];
     assert!(node.has_artifact(&digests[0]), "the oldest is asked for");
+    digests.push(keep(2));
     let good = Parts::good("last-use").artifact();
     let used = digest(&good);
     assert!(node.upload(&used, good).status.is_success());

@@ -127,6 +127,11 @@ fn what_is_no_whole_artifact_is_refused() {
         let kept = all.into_iter().filter(|(name, _)| *name != missing);
         kept.fold(GUEST.to_vec(), |bytes, (name, payload)| [bytes, section(name, payload)].concat())
     };
+    // The guest with that much of something else inside, and sections of that many bytes.
+    let oversized = |inside: usize, manifest: usize, graph: usize| {
+        let guest = [GUEST, &section("filler", &vec![0; inside])].concat();
+        sections(&guest, &vec![b' '; manifest], &vec![0; graph], b"")
+    };
     for (what, artifact, because) in [
         ("random bytes", noise, "it is not WebAssembly"),
         ("a text", json, "it is not WebAssembly"),
@@ -137,6 +142,13 @@ fn what_is_no_whole_artifact_is_refused() {
         ("no manifest", without(MANIFEST), "no defer:manifest section"),
         ("no graph", without(GRAPH), "no defer:graph section"),
         ("no weights", without(WEIGHTS), "no defer:weights section"),
+        ("a component of 5 MiB", oversized(5 << 20, 2, 0), "its component of"),
+        (
+            "a manifest of 2 MiB",
+            oversized(0, 2 << 20, 0),
+            "its defer:manifest of 2097152 bytes is over the limit of 1048576",
+        ),
+        ("a graph of 9 MiB", oversized(0, 2, 9 << 20), "its defer:graph of 9437184 bytes is over the limit of 8388608"),
     ] {
         victim.refuses(what, artifact, because);
     }

@@ -2,9 +2,14 @@
 #![allow(clippy::unwrap_used)] // tests, and functions that only tests call
 
 mod artifacts;
+mod bodies;
+mod crowds;
 mod guests;
 mod limits;
+mod misdeeds;
 mod relay;
 mod requests;
+mod stall;
 #[path = "../support/mod.rs"]
 mod support;
+mod uploads;

@@ -18,6 +18,7 @@ pub struct Node {
     pub name: String,
     pub state_dir: PathBuf,
     extra: Vec<String>,
+    envs: Vec<(String, String)>,
     rest: String,
     relay: String,
 }
@@ -25,17 +26,30 @@ pub struct Node {
 impl Node {
     /// Starts a node with its state under `folder`, on free ports.
     pub fn start(folder: &Path, name: &str, extra: &[&str]) -> Self {
+        Self::start_in(folder, name, extra, &[])
+    }
+
+    /// The same with an environment.
+    pub fn start_in(folder: &Path, name: &str, extra: &[&str], envs: &[(&str, &str)]) -> Self {
         let state_dir = folder.join(name);
         let extra: Vec<String> = extra.iter().map(|&arg| arg.to_owned()).collect();
-        let process = serve(name, &state_dir, "127.0.0.1:0", "127.0.0.1:0", &extra);
+        let process = serve(name, &state_dir, "127.0.0.1:0", "127.0.0.1:0", &extra, envs);
+        let envs = envs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Self { extra, envs, ..Self::adopt(process, name, &state_dir) }
+    }
+
+    /// A node that somebody else has started and waited for.
+    pub fn adopt(process: Process, name: &str, state_dir: &Path) -> Self {
         let (rest, relay) = (process.address("rest").to_owned(), process.address("relay").to_owned());
-        Self { process, name: name.to_owned(), state_dir, extra, rest, relay }
+        let (name, state_dir) = (name.to_owned(), state_dir.to_owned());
+        Self { process, name, state_dir, extra: Vec::new(), envs: Vec::new(), rest, relay }
     }
 
     /// Starts it again after it ended, on the same ports with the same state.
     pub fn start_again(&mut self) {
         let rest = self.rest.trim_start_matches("http://");
-        self.process = serve(&self.name, &self.state_dir, rest, &self.relay, &self.extra);
+        let envs: Vec<(&str, &str)> = self.envs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        self.process = serve(&self.name, &self.state_dir, rest, &self.relay, &self.extra, &envs);
     }
 
     /// URL of its REST port.
@@ -79,25 +93,29 @@ impl Node {
     }
 }
 
-fn serve(name: &str, state_dir: &Path, rest: &str, relay: &str, extra: &[String]) -> Process {
+fn serve(name: &str, state_dir: &Path, rest: &str, relay: &str, extra: &[String], envs: &[(&str, &str)]) -> Process {
     let state_dir = state_dir.to_str().expect("cargo's path is UTF-8");
     // One thread each: the tests run many nodes side by side.
     let mut args = vec!["serve", "--name", name, "--listen", rest, "--relay", relay, "--state-dir", state_dir];
     args.extend(["--threads", "1"]);
     args.extend(extra.iter().map(String::as_str));
-    let mut process = Process::spawn(Path::new(BINARY), &args, &[]).expect("the program starts");
+    let mut process = Process::spawn(Path::new(BINARY), &args, envs).expect("the program starts");
     process.wait_listening(&["rest", "relay"], UP).expect("the node comes up");
     process
 }
 
 /// Starts a dispatcher for `staged`, stage i on node i, without waiting for it.
 pub fn spawn_dispatcher(staged: &Staged, nodes: &[&Node], extra: &[&str]) -> Process {
+    spawn_dispatcher_in(staged, nodes, extra, &[])
+}
+
+fn spawn_dispatcher_in(staged: &Staged, nodes: &[&Node], extra: &[&str], envs: &[(&str, &str)]) -> Process {
     let pipeline = staged.folder.to_str().expect("cargo's path is UTF-8");
     let mut args = vec!["dispatch", "--pipeline", pipeline, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     args.push("--node");
     args.extend(nodes.iter().map(|node| node.url()));
     args.extend(extra);
-    Process::spawn(Path::new(BINARY), &args, &[]).expect("the program starts")
+    Process::spawn(Path::new(BINARY), &args, envs).expect("the program starts")
 }
 
 /// Where a chain is asked; threads may share it.
@@ -140,7 +158,12 @@ impl Chain {
 
     /// Starts a dispatcher over running nodes.
     pub fn over(nodes: Vec<Node>, staged: &Staged, dispatch: &[&str]) -> Self {
-        let mut dispatcher = spawn_dispatcher(staged, &nodes.iter().collect::<Vec<_>>(), dispatch);
+        Self::over_in(nodes, staged, dispatch, &[])
+    }
+
+    /// The same with an environment.
+    pub fn over_in(nodes: Vec<Node>, staged: &Staged, dispatch: &[&str], envs: &[(&str, &str)]) -> Self {
+        let mut dispatcher = spawn_dispatcher_in(staged, &nodes.iter().collect::<Vec<_>>(), dispatch, envs);
         dispatcher.wait_listening(&["inference", "admin"], UP).expect("the dispatcher comes up");
         let door = Door { url: dispatcher.address("inference").to_owned(), model: staged.name().to_owned() };
         Self { dispatcher, nodes, door }

@@ -5,11 +5,14 @@
 pub mod cluster;
 
 pub mod chain;
+pub mod guests;
 pub mod hand;
 pub mod hostile;
 pub mod http;
 pub mod networks;
 pub mod raw;
+pub mod watch;
+pub mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -87,6 +87,19 @@ impl Raw {
         let _ = self.stream.write_all(bytes);
     }
 
+    /// Sends `bytes` one by one until all are gone or the other end has something to say.
+    pub fn drip(&mut self, bytes: &[u8], every: Duration) {
+        self.stream.set_read_timeout(Some(every)).expect("a timeout can be set");
+        for byte in bytes {
+            self.send(&[*byte]);
+            match self.stream.peek(&mut [0]) {
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                _ => break,
+            }
+        }
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    }
+
     /// Ends this end's direction.
     pub fn finish(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
