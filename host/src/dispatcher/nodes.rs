@@ -38,6 +38,8 @@ pub struct NodeInfo {
     relay: String,
     advertise: Option<String>,
     pub max_tensor_bytes: usize,
+    /// The largest artifact that it takes.
+    store_limit_bytes: Option<u64>,
 }
 
 /// A slot that a node has.
@@ -125,6 +127,11 @@ impl NodeClient {
         use futures_util::TryStreamExt as _;
         let open = tokio::fs::File::open(file).await.with_context(|| format!("cannot read {}", file.display()))?;
         let length = open.metadata().await?.len();
+        // It would refuse it, but a client that is still sending may miss the answer.
+        if let Some(limit) = self.describe().await?.store_limit_bytes.filter(|limit| length > *limit) {
+            let (file, url) = (file.display(), &self.url);
+            bail!("{file} has {length} bytes, the node at {url} keeps {limit} (serve --store-limit)");
+        }
         let stream = ReaderStream::with_capacity(open, UPLOAD_CHUNK).inspect_ok(move |chunk| sent(chunk.len() as u64));
         let request = self.request(Method::PUT, &["v1", "artifacts", &digest.to_string()])?;
         let request = request.header("content-length", length).body(Body::wrap_stream(stream));

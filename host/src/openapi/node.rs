@@ -33,7 +33,7 @@ fn artifacts() -> Value {
         has["responses"][status] = json!({ "description": "As with PUT, without the body." });
     }
     let stored = ok("Stored. Its bytes are what its name says.", "Stored");
-    let mut put = guarded("putArtifact", "Stores an artifact", stored, &[400, 500, 507]);
+    let mut put = guarded("putArtifact", "Stores an artifact", stored, &[400, 408, 413, 500, 507]);
     let bytes = json!({ "application/octet-stream": { "schema": { "description": "A stage: a .wasm file." } } });
     put["requestBody"] = json!({ "required": true, "content": bytes });
     let name = in_path("digest", "SHA-256 of the artifact.", digest());
@@ -42,7 +42,7 @@ fn artifacts() -> Value {
 
 fn generations() -> Value {
     let prepared = ok("Loaded and warmed up, or the lease renewed.", "Prepared");
-    let refusals = [400, 409, 422, 500, 503, 507];
+    let refusals = [400, 408, 409, 422, 500, 503, 507];
     let mut put = guarded("prepare", "Prepares a generation, or renews its lease", prepared, &refusals);
     let prepare = json!({ "application/json": { "schema": reference("Prepare") } });
     put["requestBody"] = json!({ "required": true, "content": prepare });
@@ -88,6 +88,7 @@ fn schemas() -> Value {
             ("relay", described(string(), "Address to which the relay is bound.")),
             ("advertise", described(nullable(string()), "Where others reach the relay, if told.")),
             ("max_tensor_bytes", count()),
+            ("store_limit_bytes", described(count(), "Artifacts that it keeps, and the largest that it takes.")),
             ("uptime_s", count()),
         ]),
         "Timings": object([

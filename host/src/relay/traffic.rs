@@ -149,6 +149,9 @@ pub async fn send(
     if let (LinkError::Refused { peer, cause }, Some(frame)) = (&error, held.as_mut()) {
         frame.fail(origin, FailureKind::Stage, format!("{peer} refused its frame: {cause}"));
     }
+    if matches!(error, LinkError::Order(..) | LinkError::Frame(_)) {
+        refuse(&mut writer, &origin.node, &error.to_string()).await;
+    }
     Err(error)
 }
 

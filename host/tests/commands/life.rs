@@ -46,6 +46,21 @@ fn a_dispatcher_without_its_nodes_says_which() {
     assert!(said.contains("cannot reach the node at") && said.contains(gone.url()), "{said}");
     assert_eq!(node.stages().len(), 0);
 
+    // A stage that is not in the folder any more, and one that is not what pipeline.json says.
+    gone.start_again();
+    let file = staged.folder.join(&staged.pipeline.stages[1].file);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    for because in ["the upload's SHA-256 is", "was the pipeline moved?"] {
+        let mut dispatcher = spawn_dispatcher(&staged, &[&node, &gone], &[]);
+        assert_eq!(dispatcher.wait_exit(PATIENCE).and_then(|status| status.code()), Some(1));
+        let said = dispatcher.stderr_tail();
+        assert!(said.contains("stage 1 on node \"n1\"") && said.contains(because), "{said}");
+        assert_eq!(node.stages().len(), 0, "what was prepared beside it is dropped again");
+        let _ = std::fs::remove_file(&file);
+    }
+
     // Too few of them, and one twice.
     let mut dispatcher = spawn_dispatcher(&staged, &[&node], &[]);
     assert_eq!(dispatcher.wait_exit(PATIENCE).and_then(|status| status.code()), Some(2));
@@ -162,6 +177,49 @@ fn survives(victim: usize) {
     assert_eq!(chain.tag(), (generation, incarnation), "no new dispatcher, no new generation");
     assert_eq!(chain.nodes[victim].stages()[0]["state"], "active");
     assert_same(&chain.infer_in_time(&requests[0]), &wanted[0], "after two crashes");
+}
+
+#[test]
+fn a_node_told_to_stop_under_load_ends_long_before_its_patience_and_loses_nothing() {
+    let staged = stage("drained", &slow(6), 2, &[]);
+    let mut chain = Chain::start_with("drained", &staged, &["--drain-timeout", "60"], &[]);
+    let inputs = staged.inputs(1, 0);
+    let want = staged.whole(&inputs);
+    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let door = chain.door.clone();
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    match door.try_infer(&inputs, &json!({"timeout": 80_000_000})) {
+                        Some(Ok(got)) => {
+                            assert_same(&got, &want, "around a drain");
+                            answered.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Some(Err(refusal)) => {
+                            assert_eq!(refusal.status, 503, "{refusal:?}");
+                            thread::sleep(Duration::from_millis(50));
+                        }
+                        None => panic!("the dispatcher hung up"),
+                    }
+                }
+            });
+        }
+        let stop_at_end = StopAtEnd(&stop);
+        let until = |count: usize| poll("answers", || (answered.load(Ordering::Relaxed) >= count).then_some(()));
+        until(6);
+        for victim in [0, 1] {
+            let node = &mut chain.nodes[victim];
+            node.process.ask_to_stop();
+            let status = node.process.wait_exit(Duration::from_secs(20)).expect("a third of its patience at most");
+            assert_eq!(status.code(), Some(0));
+            node.start_again();
+            until(answered.load(Ordering::Relaxed) + 12);
+        }
+        drop(stop_at_end);
+    });
+    let counters = chain.admin()["counters"].clone();
+    assert_eq!(counters["failed"], 0, "{counters}");
 }
 
 struct StopAtEnd<'a>(&'a AtomicBool);

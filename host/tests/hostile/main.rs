@@ -4,6 +4,7 @@
 mod artifacts;
 mod bodies;
 mod crowds;
+mod graphs;
 mod guests;
 mod limits;
 mod misdeeds;

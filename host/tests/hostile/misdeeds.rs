@@ -1,56 +1,20 @@
 //! Guests written in Rust that misbehave, on a node that runs a good chain meanwhile.
 
-use crate::support::chain::{Chain, Node};
+use crate::support::chain::Chain;
 use crate::support::guests;
-use crate::support::hand::{self, assignment};
-use crate::support::hostile::{Parts, digest};
+use crate::support::hand;
+use crate::support::hostile::Parts;
 use crate::support::networks::{assert_same, ladder, random_inputs, stage};
-use crate::support::raw::{Hello, Raw, Received, data, parts};
+use crate::support::trial::OnTrial;
 use crate::support::watch::Watch;
-use defer_host::relay::codec::Codec;
-use defer_host::relay::frame::{FailureKind, Kind, write_head};
+use defer_host::relay::frame::{FailureKind, Kind};
 use reqwest::StatusCode;
-use serde_json::json;
 
 /// What a node may grow by while its guests make tensors.
 const GROWTH: u64 = 64 << 20;
 
-/// A stage of the guest `name` on `node`, fed and collected by hand.
-struct OnTrial {
-    hello: Hello,
-    feed: Raw,
-    collect: Raw,
-    seq: u64,
-}
-
-impl OnTrial {
-    /// Uploads and prepares it; the node's refusal where it does not take it.
-    fn start(node: &Node, name: &str) -> Result<Self, String> {
-        let mut stage = Parts::good(name);
-        stage.guest = guests::hostile(name);
-        let artifact = stage.artifact();
-        let digest = digest(&artifact);
-        assert_eq!(node.upload(&digest, artifact).status, StatusCode::OK);
-        let reply = node.prepare(name, hand::GENERATION, &assignment(0, &digest, &json!([])));
-        if reply.status != StatusCode::OK {
-            assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{name}: {reply:?}");
-            return Err(reply.error());
-        }
-        let tag = (hand::GENERATION, hand::INCARNATION);
-        let (mut collect, _) = Raw::open(node.relay(), &Hello::new("collect", name, tag, 0));
-        let hello = Hello::new("feed", name, tag, 0);
-        collect.send(&write_head(Kind::Credit, &hello.tag(0), &100u32.to_le_bytes(), 0));
-        let (feed, _) = Raw::open(node.relay(), &hello);
-        Ok(Self { hello, feed, collect, seq: 0 })
-    }
-
-    fn ask(&mut self, inputs: &[defer_host::engine::Named]) -> Received {
-        self.seq += 1;
-        self.feed.send(&data(&self.hello.tag(self.seq), &parts(inputs, Codec::Raw)));
-        let result = self.collect.result();
-        assert_eq!(result.tag.seq, self.seq);
-        result
-    }
+fn guest(name: &str) -> Parts {
+    Parts { guest: guests::hostile(name), ..Parts::good(name) }
 }
 
 #[test]
@@ -84,7 +48,7 @@ fn a_guest_that_misbehaves_fails_its_request_and_nobody_elses() {
         ("feeds_twice", "the component trapped: unknown handle index"),
         ("answers_at_length", "the component trapped"),
     ] {
-        let mut stage = OnTrial::start(node, name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut stage = OnTrial::start(node, name, &guest(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         let first = stage.ask(&inputs);
         assert_eq!(first.kind, Kind::Data, "{name}: {}", String::from_utf8_lossy(&first.head));
         let failure = stage.ask(&inputs).failure();
@@ -114,7 +78,8 @@ fn a_guest_that_misbehaves_at_once_is_not_taken() {
         ("imports_files", "the component imports wasi:filesystem/"),
         ("imports_sockets", "the component imports wasi:sockets/"),
     ] {
-        let error = OnTrial::start(&chain.nodes[0], name).err().unwrap_or_else(|| panic!("{name} was taken"));
+        let error =
+            OnTrial::start(&chain.nodes[0], name, &guest(name)).err().unwrap_or_else(|| panic!("{name} was taken"));
         assert!(error.contains(because), "{name}: {error}");
         watch.goes_on(name);
         assert_eq!(chain.nodes[0].stages().len(), 1, "{name} left nothing");

@@ -287,6 +287,36 @@ fn a_damaged_tensor_fails_its_request_and_not_the_connection() {
 }
 
 #[test]
+fn a_collector_that_breaks_the_rules_is_told_and_the_next_one_gets_what_is_there() {
+    let staged = stage("collectors", &ladder(4), 2, &[]);
+    let mut chain = ByHand::start("collectors", &staged, &[]);
+    let inputs = staged.inputs(1, 2);
+    let want = staged.whole(&inputs);
+    let tag = chain.hello().tag(0);
+    let credit = |frames: u32| write_head(Kind::Credit, &tag, &frames.to_le_bytes(), 0);
+    for (what, bytes, because) in [
+        ("boundless credit", credit(u32::MAX), "boundless credit"),
+        ("credit that adds up", credit(60_000).repeat(2), "boundless credit"),
+        ("credit of five bytes", write_head(Kind::Credit, &tag, &[0; 5], 0), "its head is not 4 bytes long"),
+        ("data", data(&tag, &parts(&inputs, Codec::Raw)), "a data frame where credit was due"),
+        ("a second hello", write_head(Kind::Hello, &tag, b"{}", 0), "a data frame where credit was due"),
+        ("noise", vec![0xee; 300], "no relay frame"),
+    ] {
+        // Something waits for whoever collects.
+        let (seq, frame) = chain.frame(&inputs);
+        chain.feed.send(&frame);
+        let result = chain.collect.result();
+        assert_eq!(result.tag.seq, seq, "{what}");
+        chain.collect.send(&bytes);
+        let said = chain.collect.until_closed();
+        assert!(said.contains(because), "{what}: {said}");
+        chain.collect_again();
+        let result = chain.ask(&inputs);
+        assert_same(&chain.outputs(&result), &want, what);
+    }
+}
+
+#[test]
 fn a_time_budget_that_is_used_up_ends_a_request_on_its_way() {
     let staged = stage("budget", &ladder(4), 2, &[]);
     let mut chain = ByHand::start("budget", &staged, &[]);

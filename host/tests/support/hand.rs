@@ -6,6 +6,7 @@ use super::networks::Staged;
 use super::raw::{Hello, Raw, Received, data, parts};
 use defer_host::engine::Named;
 use defer_host::relay::codec::Codec;
+use defer_host::relay::frame::{Kind, write_head};
 use serde_json::{Value, json};
 
 pub const INCARNATION: u64 = 0x5eed;
@@ -46,12 +47,7 @@ impl ByHand {
             assert!(reply.status.is_success(), "{}", reply.error());
         }
         let feed = feeder(staged, &nodes);
-        let last = Hello::new("collect", staged.name(), (GENERATION, INCARNATION), count - 1);
-        let (mut collect, _) = Raw::open(nodes[count - 1].relay(), &last);
-        // Room for more results than any test asks for.
-        let credit = 1000u32.to_le_bytes();
-        let tag = last.tag(0);
-        collect.send(&defer_host::relay::frame::write_head(defer_host::relay::frame::Kind::Credit, &tag, &credit, 0));
+        let collect = collector(staged, &nodes);
         Self { nodes, feed, collect, staged: staged.clone(), seq: 0 }
     }
 
@@ -84,10 +80,23 @@ impl ByHand {
         tensors.map(|(number, tensor)| (names[usize::from(number)].clone(), tensor)).collect()
     }
 
+    /// A new connection to the last stage, in the place of the one that was spent.
+    pub fn collect_again(&mut self) {
+        self.collect = collector(&self.staged, &self.nodes);
+    }
+
     /// A new connection to the first stage, in the place of the one that was spent.
     pub fn feed_again(&mut self) {
         self.feed = feeder(&self.staged, &self.nodes);
     }
+}
+
+fn collector(staged: &Staged, nodes: &[Node]) -> Raw {
+    let last = Hello::new("collect", staged.name(), (GENERATION, INCARNATION), nodes.len() - 1);
+    let (mut collect, _) = Raw::open(nodes[nodes.len() - 1].relay(), &last);
+    // Room for more results than any test asks for.
+    collect.send(&write_head(Kind::Credit, &last.tag(0), &1000u32.to_le_bytes(), 0));
+    collect
 }
 
 fn hello(staged: &Staged) -> Hello {

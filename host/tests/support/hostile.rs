@@ -41,6 +41,17 @@ impl Parts {
         Self { guest: GUEST.to_vec(), manifest, slice: slice::whole(&network, &[]) }
     }
 
+    /// Parts that make stage 0 of 1 of pipeline `name` of another network, with open dimensions of 1 in
+    /// its warm-up.
+    pub fn of(name: &str, model: ModelProto, inputs: Vec<TensorInfo>, outputs: Vec<TensorInfo>) -> Self {
+        let network = Network::new(model).expect("a network");
+        let warm_up = inputs.iter().map(|info| info.shape.iter().map(|&dim| dim.max(1) as usize).collect()).collect();
+        let mut parts = Self::good(name);
+        parts.manifest = Manifest { inputs, outputs, warm_up, ..parts.manifest };
+        parts.slice = slice::whole(&network, &[]);
+        parts
+    }
+
     pub fn artifact(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         artifact::write(&mut bytes, &self.guest, self.manifest.clone(), &self.slice).expect("memory is written to");

@@ -11,6 +11,7 @@ pub mod hostile;
 pub mod http;
 pub mod networks;
 pub mod raw;
+pub mod trial;
 pub mod watch;
 pub mod wire;
 
