@@ -30,7 +30,7 @@ const PIECES: usize = 4;
 const PIECE: usize = 4 * 1024;
 
 impl<S: Squeeze> Planes<S> {
-    /// Whether a sample of `plane` becomes at least 1/32 shorter.
+    /// Whether a sample of `plane` becomes at least 1/16 shorter.
     fn is_worth_it(&self, plane: &[u8], out: &mut Vec<u8>) -> bool {
         if plane.len() <= SMALL {
             return true;
@@ -44,7 +44,7 @@ impl<S: Squeeze> Planes<S> {
             self.0.squeeze(sample, out)
         });
         out.truncate(start);
-        tried.is_some_and(|len| len < PIECES * PIECE / 32 * 31)
+        tried.is_some_and(|len| len < PIECES * PIECE / 16 * 15)
     }
 }
 

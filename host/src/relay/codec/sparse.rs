@@ -51,13 +51,7 @@ impl<L: Layer> Layer for Sparse<L> {
         if kind == DENSE {
             return self.0.decode(data, form, out, pool);
         }
-        let (bitmap, data) =
-            data.split_at_checked(form.count.div_ceil(8)).ok_or_else(|| Fault::new("its bitmap ends early"))?;
-        if let (Some(last), used @ 1..) = (bitmap.last(), form.count % 8)
-            && last >> used != 0
-        {
-            return Err(Fault::new("its bitmap has bits beyond the last cell"));
-        }
+        let (bitmap, data) = split_bitmap(data, form.count)?;
         let inner = Form { count: simd::ones(bitmap), ..*form };
         if self.0.is_raw() && data.len() == inner.len() {
             simd::unpack(bitmap, data, form.width, form.count, out);
@@ -70,5 +64,15 @@ impl<L: Layer> Layer for Sparse<L> {
         }
         pool.give(values);
         decoded
+    }
+}
+
+/// The bitmap of `count` cells in front of `data`, and the rest.
+pub(super) fn split_bitmap(data: &[u8], count: usize) -> Result<(&[u8], &[u8]), Fault> {
+    let (bitmap, rest) =
+        data.split_at_checked(count.div_ceil(8)).ok_or_else(|| Fault::new("its bitmap ends early"))?;
+    match (bitmap.last(), count % 8) {
+        (Some(last), used @ 1..) if last >> used != 0 => Err(Fault::new("its bitmap has bits beyond the last cell")),
+        _ => Ok((bitmap, rest)),
     }
 }

@@ -1,5 +1,6 @@
 //! The codecs that there are, and their numbers on the wire.
 
+use super::constant::{Bounded, Constant};
 use super::f16::F16;
 use super::int8::Int8;
 use super::layer::{Layer, Unfit};
@@ -42,6 +43,8 @@ pub enum Codec {
     Int8Zstd,
     /// ZFP, in one of its modes.
     Zfp(Mode),
+    /// One whose encodings have a length that depends on the shape only. Chosen by hand, never by measurement.
+    ConstantSize(Constant),
 }
 
 /// A codec without parameters.
@@ -81,14 +84,16 @@ const TABLE: &[Row] = &[
 
 /// ZFP's number, in all modes.
 const ZFP: u8 = 12;
+/// The number of [`Constant::Density`]; the other constant ones travel as what they are.
+const BOUNDED: u8 = 13;
 
 /// Parameters on the wire are at most so long.
 const MAX_PARAMETERS: usize = 9;
 
 impl Codec {
     /// Every codec, those with parameters in each of their modes, with some value.
-    pub const ALL: [Codec; TABLE.len() + 4] = {
-        let mut all = [Codec::Zfp(Mode::Reversible); TABLE.len() + 4];
+    pub const ALL: [Codec; TABLE.len() + 5] = {
+        let mut all = [Codec::Zfp(Mode::Reversible); TABLE.len() + 5];
         let mut i = 0;
         while i < TABLE.len() {
             all[i] = TABLE[i].codec;
@@ -97,6 +102,7 @@ impl Codec {
         all[i + 1] = Codec::Zfp(Mode::Accuracy(Positive::of(1e-3)));
         all[i + 2] = Codec::Zfp(Mode::Rate(Positive::of(8.0)));
         all[i + 3] = Codec::Zfp(Mode::Precision(16));
+        all[i + 4] = Codec::ConstantSize(Constant::Density(Positive::of(0.5)));
         all
     };
 
@@ -107,18 +113,27 @@ impl Codec {
 
     /// Its number on the wire.
     pub fn id(self) -> u8 {
-        self.row().map_or(ZFP, |row| row.id)
+        match self.as_it_travels() {
+            Codec::Zfp(_) => ZFP,
+            Codec::ConstantSize(_) => BOUNDED,
+            plain => plain.row().expect("all others are in the table").id,
+        }
     }
 
     /// Its name, without parameters.
     pub fn name(self) -> &'static str {
-        self.row().map_or("zfp", |row| row.name)
+        match self {
+            Codec::Zfp(_) => "zfp",
+            Codec::ConstantSize(_) => "constant-size",
+            plain => plain.row().expect("all others are in the table").name,
+        }
     }
 
     /// Whether it may change values.
     pub fn is_lossy(self) -> bool {
         match self {
             Codec::Zfp(mode) => mode != Mode::Reversible,
+            Codec::ConstantSize(_) => true,
             plain => plain.row().is_some_and(|row| row.stand_in.is_some()),
         }
     }
@@ -131,14 +146,16 @@ impl Codec {
     /// Its parameters as they stand in the head of a frame, or nothing for most codecs.
     pub fn parameters(self) -> Parameters {
         let mut parameters = Parameters { bytes: [0; MAX_PARAMETERS], len: 0 };
-        if let Codec::Zfp(mode) = self {
-            match mode {
-                Mode::Reversible => parameters.put(&[0]),
-                // Settled before anything is encoded.
-                Mode::Accuracy(number) | Mode::Relative(number) => parameters.put_number(1, number),
-                Mode::Rate(number) => parameters.put_number(2, number),
-                Mode::Precision(planes) => parameters.put(&[3, planes]),
+        match self {
+            Codec::Zfp(Mode::Reversible) => parameters.put(&[0]),
+            // A relative one is settled before anything is encoded.
+            Codec::Zfp(Mode::Accuracy(number) | Mode::Relative(number)) => parameters.put_number(&[1], number),
+            Codec::Zfp(Mode::Rate(number)) | Codec::ConstantSize(Constant::ZfpRate(number)) => {
+                parameters.put_number(&[2], number);
             }
+            Codec::Zfp(Mode::Precision(planes)) => parameters.put(&[3, planes]),
+            Codec::ConstantSize(Constant::Density(number)) => parameters.put_number(&[], number),
+            _ => {}
         }
         parameters
     }
@@ -147,6 +164,11 @@ impl Codec {
     pub fn from_wire(id: u8, parameters: &[u8]) -> Result<Self, String> {
         if id == ZFP {
             return zfp(parameters).map(Codec::Zfp).ok_or_else(|| format!("unknown parameters of zfp: {parameters:?}"));
+        }
+        if id == BOUNDED {
+            let density = number(parameters).filter(|density| density.get() <= 1.0);
+            let density = density.ok_or_else(|| format!("unknown parameters of constant-size: {parameters:?}"))?;
+            return Ok(Codec::ConstantSize(Constant::Density(density)));
         }
         let row = TABLE.iter().find(|row| row.id == id).ok_or_else(|| format!("unknown codec {id}"))?;
         if parameters.is_empty() { Ok(row.codec) } else { Err(format!("codec {} takes no parameters", row.name)) }
@@ -159,15 +181,25 @@ impl Codec {
                 DType::Fp32 => mode.settle(simd::survey(data).magnitude).map(Codec::Zfp),
                 _ => Err(Unfit::NotFloats),
             },
-            settled => Ok(settled),
+            settled => Ok(settled.as_it_travels()),
+        }
+    }
+
+    /// The codec that a frame names.
+    fn as_it_travels(self) -> Self {
+        match self {
+            Codec::ConstantSize(Constant::F16) => Codec::F16,
+            Codec::ConstantSize(Constant::Int8) => Codec::Int8,
+            Codec::ConstantSize(Constant::ZfpRate(rate)) => Codec::Zfp(Mode::Rate(rate)),
+            other => other,
         }
     }
 
     pub(super) fn with_layer<R>(self, work: impl FnOnce(&dyn Layer) -> R) -> R {
-        match (self, self.row()) {
-            (Codec::Zfp(mode), _) => work(&Zfp(mode)),
-            (_, Some(row)) => work(row.layer),
-            (_, None) => unreachable!("only ZFP is not in the table"),
+        match self.as_it_travels() {
+            Codec::Zfp(mode) => work(&Zfp(mode)),
+            Codec::ConstantSize(Constant::Density(density)) => work(&Bounded(density)),
+            plain => work(plain.row().expect("all others are in the table").layer),
         }
     }
 
@@ -176,8 +208,11 @@ impl Codec {
     }
 }
 
+fn number(bytes: &[u8]) -> Option<Positive> {
+    Positive::new(f64::from_le_bytes(bytes.try_into().ok()?))
+}
+
 fn zfp(parameters: &[u8]) -> Option<Mode> {
-    let number = |bytes: &[u8]| Positive::new(f64::from_le_bytes(bytes.try_into().ok()?));
     match parameters {
         [0] => Some(Mode::Reversible),
         [1, tolerance @ ..] => number(tolerance).map(Mode::Accuracy),
@@ -200,8 +235,8 @@ impl Parameters {
         self.len += bytes.len();
     }
 
-    fn put_number(&mut self, mode: u8, number: Positive) {
-        self.put(&[mode]);
+    fn put_number(&mut self, mode: &[u8], number: Positive) {
+        self.put(mode);
         self.put(&number.get().to_le_bytes());
     }
 }

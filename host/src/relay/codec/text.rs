@@ -1,5 +1,6 @@
 //! Codecs as text: in command lines, in JSON, in reports. A name, and where there are parameters `:key=value`.
 
+use super::constant::Constant;
 use super::table::Codec;
 use super::zfp::{Mode, PRECISIONS, Positive, RATES};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -8,6 +9,8 @@ use std::str::FromStr;
 
 /// The modes of ZFP, for messages.
 const ZFP: &str = "zfp:reversible, zfp:accuracy=, zfp:relative=, zfp:rate=, zfp:precision=";
+/// And those of constant size.
+const CONSTANT: &str = "constant-size:f16, constant-size:int8, constant-size:zfp-rate=, constant-size:density=";
 
 impl fmt::Display for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,6 +21,10 @@ impl fmt::Display for Codec {
             Codec::Zfp(Mode::Relative(number)) => write!(f, ":relative={:e}", number.get()),
             Codec::Zfp(Mode::Rate(number)) => write!(f, ":rate={}", number.get()),
             Codec::Zfp(Mode::Precision(planes)) => write!(f, ":precision={planes}"),
+            Codec::ConstantSize(Constant::F16) => f.write_str(":f16"),
+            Codec::ConstantSize(Constant::Int8) => f.write_str(":int8"),
+            Codec::ConstantSize(Constant::ZfpRate(number)) => write!(f, ":zfp-rate={}", number.get()),
+            Codec::ConstantSize(Constant::Density(number)) => write!(f, ":density={}", number.get()),
             _ => Ok(()),
         }
     }
@@ -32,10 +39,11 @@ impl FromStr for Codec {
         }
         let known = || {
             let plain: Vec<&str> = Codec::plain().map(Codec::name).collect();
-            format!("{}, {ZFP}", plain.join(", "))
+            format!("{}, {ZFP}, {CONSTANT}", plain.join(", "))
         };
         match text.split_once(':').unwrap_or((text, "")) {
             ("zfp", mode) => zfp(mode).map(Codec::Zfp),
+            ("constant-size", kind) => constant(kind).map(Codec::ConstantSize),
             (name, parameter) if Codec::plain().any(|codec| codec.name() == name) => {
                 Err(format!("codec {name} takes no parameters, got \"{parameter}\""))
             }
@@ -44,24 +52,42 @@ impl FromStr for Codec {
     }
 }
 
+fn number(text: &str, value: &str) -> Result<Positive, String> {
+    let number = value.parse().ok().and_then(Positive::new);
+    number.ok_or_else(|| format!("{text} needs a number above 0"))
+}
+
+fn rate(text: &str, value: &str) -> Result<Positive, String> {
+    match number(text, value)? {
+        rate if RATES.contains(&rate.get()) => Ok(rate),
+        _ => Err(format!("{text} needs a rate from {} to {} bits per value", RATES.start(), RATES.end())),
+    }
+}
+
 fn zfp(text: &str) -> Result<Mode, String> {
-    let number = |value: &str| {
-        let number = value.parse().ok().and_then(Positive::new);
-        number.ok_or_else(|| format!("zfp:{text} needs a number above 0"))
-    };
     match text.split_once('=').unwrap_or((text, "")) {
         ("reversible", "") => Ok(Mode::Reversible),
-        ("accuracy", value) => number(value).map(Mode::Accuracy),
-        ("relative", value) => number(value).map(Mode::Relative),
-        ("rate", value) => match number(value)? {
-            rate if RATES.contains(&rate.get()) => Ok(Mode::Rate(rate)),
-            _ => Err(format!("zfp:{text} needs a rate from {} to {} bits per value", RATES.start(), RATES.end())),
-        },
+        ("accuracy", value) => number(text, value).map(Mode::Accuracy),
+        ("relative", value) => number(text, value).map(Mode::Relative),
+        ("rate", value) => rate(text, value).map(Mode::Rate),
         ("precision", value) => match value.parse() {
             Ok(planes) if PRECISIONS.contains(&planes) => Ok(Mode::Precision(planes)),
-            _ => Err(format!("zfp:{text} needs {} to {} bit planes", PRECISIONS.start(), PRECISIONS.end())),
+            _ => Err(format!("{text} needs {} to {} bit planes", PRECISIONS.start(), PRECISIONS.end())),
         },
         _ => Err(format!("unknown mode \"{text}\" of codec zfp; there are {ZFP}")),
+    }
+}
+
+fn constant(text: &str) -> Result<Constant, String> {
+    match text.split_once('=').unwrap_or((text, "")) {
+        ("f16", "") => Ok(Constant::F16),
+        ("int8", "") => Ok(Constant::Int8),
+        ("zfp-rate", value) => rate(text, value).map(Constant::ZfpRate),
+        ("density", value) => match number(text, value)? {
+            density if density.get() <= 1.0 => Ok(Constant::Density(density)),
+            _ => Err(format!("{text} needs a share of the values, at most 1")),
+        },
+        _ => Err(format!("unknown kind \"{text}\" of codec constant-size; there are {CONSTANT}")),
     }
 }
 
