@@ -41,7 +41,7 @@ fn every_kind_of_tensor_crosses_every_kind_of_cut() {
             assert!((2..4).all(|index| forwards(index, "early")), "{:?}", staged.pipeline);
             assert!((0..3).all(|index| forwards(index, "late")), "{:?}", staged.pipeline);
         }
-        for codec in ["raw", "lz4"] {
+        for codec in ["raw", "lz4", "sparse+shuffle-zstd"] {
             let chain = Chain::start_with(&format!("{name}-{codec}"), &staged, &[], &["--codec", codec]);
             check(&chain, &staged, 0..4);
             for slot in chain.nodes.iter().flat_map(Node::stages) {

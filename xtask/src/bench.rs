@@ -12,10 +12,12 @@ use crate::{setup, workspace};
   cargo xtask bench sandbox
   cargo xtask bench engine --json > engine.json
   cargo xtask bench engine -- --model resnet50 --rounds 60
-  cargo xtask bench memory")]
+  cargo xtask bench memory
+  cargo xtask bench codec -- --each --model resnet50")]
 pub struct Args {
     /// Which one: `sandbox` (what the boundary of the sandbox costs per call), `engine` (each engine behind wasi-nn
-    /// against ONNX Runtime in Python, and slices against their whole), `memory` (what four nodes hold)
+    /// against ONNX Runtime in Python, and slices against their whole), `memory` (what four nodes hold), `codec` (bytes,
+    /// speed and error of each codec on real activations)
     name: String,
     /// One JSON document on stdout, all else on stderr
     #[arg(long)]

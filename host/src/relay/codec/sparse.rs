@@ -69,8 +69,7 @@ impl<L: Layer> Layer for Sparse<L> {
 
 /// The bitmap of `count` cells in front of `data`, and the rest.
 pub(super) fn split_bitmap(data: &[u8], count: usize) -> Result<(&[u8], &[u8]), Fault> {
-    let (bitmap, rest) =
-        data.split_at_checked(count.div_ceil(8)).ok_or_else(|| Fault::new("its bitmap ends early"))?;
+    let (bitmap, rest) = data.split_at_checked(count.div_ceil(8)).ok_or_else(|| Fault::new("its bitmap ends early"))?;
     match (bitmap.last(), count % 8) {
         (Some(last), used @ 1..) if last >> used != 0 => Err(Fault::new("its bitmap has bits beyond the last cell")),
         _ => Ok((bitmap, rest)),

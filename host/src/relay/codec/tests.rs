@@ -3,7 +3,8 @@ use proptest::prelude::*;
 
 /// All codecs, with some more parameters.
 fn codecs() -> Vec<Codec> {
-    let more = ["zfp:relative=1e-2", "zfp:rate=3.5", "zfp:precision=32", "constant-size:f16", "constant-size:density=1"];
+    let more =
+        ["zfp:relative=1e-2", "zfp:rate=3.5", "zfp:precision=32", "constant-size:f16", "constant-size:density=1"];
     Codec::ALL.into_iter().chain(more.iter().map(|text| text.parse().expect("a codec"))).collect()
 }
 

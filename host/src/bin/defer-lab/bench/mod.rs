@@ -2,6 +2,7 @@
 
 pub mod alone;
 pub mod chain;
+mod codec;
 mod engine;
 mod machine;
 mod memory;
@@ -17,6 +18,7 @@ pub enum Bench {
     Chain(chain::ChainArgs),
     Sandbox(sandbox::SandboxArgs),
     Engine(engine::EngineArgs),
+    Codec(codec::CodecArgs),
     Memory(memory::MemoryArgs),
     /// What `chain` compares with: one engine in a loop
     #[command(hide = true)]
@@ -31,6 +33,7 @@ pub fn run(which: &Bench) -> Result<()> {
         Bench::Sandbox(args) => sandbox::run(args),
         Bench::Alone(args) => alone::run(args),
         Bench::Engine(args) => engine::run(args),
+        Bench::Codec(args) => codec::run(args),
         Bench::Memory(args) => memory::run(args),
     }
 }
