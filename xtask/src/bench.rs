@@ -11,25 +11,33 @@ use crate::{setup, workspace};
 #[command(after_help = "Examples:
   cargo xtask bench sandbox
   cargo xtask bench engine --json > engine.json
-  cargo xtask bench engine -- --model resnet50 --rounds 60
+  cargo xtask bench engine --model resnet50 --rounds 60
   cargo xtask bench memory
-  cargo xtask bench codec -- --each --model resnet50")]
+  cargo xtask bench codec --each --model resnet50
+  cargo xtask bench chain --nodes 1,2,4,6,8 --link-mbit 1000 --svg plots
+  cargo xtask bench chain --help")]
 pub struct Args {
     /// Which one: `sandbox` (what the boundary of the sandbox costs per call), `engine` (each engine behind wasi-nn
-    /// against ONNX Runtime in Python, and slices against their whole), `memory` (what four nodes hold), `codec` (bytes,
-    /// speed and error of each codec on real activations)
+    /// against ONNX Runtime in Python, and slices against their whole), `memory` (what four nodes hold), `codec` (what
+    /// codecs make of activations, and how fast), `chain` (a chain of slow nodes against one of them)
     name: String,
     /// One JSON document on stdout, all else on stderr
     #[arg(long)]
     json: bool,
-    /// After `--`: further flags for `defer-lab bench NAME`
-    #[arg(last = true)]
+    /// Further flags, which differ from benchmark to benchmark: see `cargo xtask bench NAME --help`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let compares = args.name == "engine";
-    setup::ensure(if compares { setup::Task::Compare } else { setup::Task::Run })?;
+    let has = |flag: &str| args.rest.iter().any(|rest| rest == flag);
+    setup::ensure(match args.name.as_str() {
+        _ if has("--help") => setup::Task::Run,
+        "engine" => setup::Task::Compare,
+        "chain" if has("--peers") => setup::Task::Peers,
+        "chain" => setup::Task::Bed,
+        _ => setup::Task::Run,
+    })?;
     let mut flags = vec!["bench", &args.name];
     if args.json {
         flags.push("--json");

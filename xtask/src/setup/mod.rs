@@ -7,7 +7,9 @@ mod c_linker;
 mod clients;
 mod command;
 mod machine;
+mod network;
 mod onnxruntime;
+mod peers;
 mod perf_analyzer;
 mod python;
 mod reference;
@@ -45,6 +47,10 @@ pub enum Task {
     Test,
     /// The same as `Run`, and comparing with ONNX Runtime in Python.
     Compare,
+    /// The same as `Compare`, in a test bed of network namespaces.
+    Bed,
+    /// The same as `Bed`, with other systems beside.
+    Peers,
 }
 
 /// How much a task needs an item.
@@ -67,10 +73,15 @@ trait Item {
     fn install(&self, machine: &mut Machine) -> Result<()>;
 
     fn need(&self, task: Task) -> Need;
+
+    /// Whether only the task that needs it installs it: it is large, and few want it.
+    fn on_demand(&self) -> bool {
+        false
+    }
 }
 
 /// In order: a later item is installed with the help of earlier ones.
-const ITEMS: [&dyn Item; 8] = [
+const ITEMS: [&dyn Item; 10] = [
     &c_linker::CLinker,
     &c_libraries::CLibraries,
     &python::Python,
@@ -79,6 +90,8 @@ const ITEMS: [&dyn Item; 8] = [
     &clients::Clients,
     &perf_analyzer::PerfAnalyzer,
     &reference::Reference,
+    &network::Network,
+    &peers::Peers,
 ];
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -90,6 +103,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for item in ITEMS {
         match item.find(&machine) {
             Ok(found) => println!("{:15} {found}", item.name()),
+            Err(_) if item.on_demand() => println!("{:15} not installed; the task that needs it does", item.name()),
             Err(absent) if args.check => {
                 println!("{:15} missing: {absent:#}", item.name());
                 missing.push(item.name());

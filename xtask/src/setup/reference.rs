@@ -32,7 +32,7 @@ impl Item for Reference {
     fn need(&self, task: Task) -> Need {
         match task {
             Task::Run | Task::Test => Need::Unused,
-            Task::Compare => Need::Required,
+            Task::Compare | Task::Bed | Task::Peers => Need::Required,
         }
     }
 }
