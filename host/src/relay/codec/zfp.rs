@@ -166,7 +166,9 @@ impl Layer for Zfp {
     /// The decoder reads a number of bits that depends on them, but for any bits no more than the encoder can write: per
     /// bit plane of a block of n values it reads at most the n bits of the plane, or fewer and one for the end of a group
     /// test, and over all planes n - 1 for group tests that succeed; this is what `zfp_stream_maximum_size` counts. So a
-    /// buffer of that size, the data in front and zeros behind, holds all that it can read, whatever the data are.
+    /// buffer of that size, the data in front and zeros behind, holds all that it can read, whatever the data are. It writes
+    /// to the field only, whose axes are not from the stream. (Its integers may overflow on data that no encoder wrote;
+    /// they wrap, as C compilers have it for these operations, and the values are then any values.)
     fn decode(&self, data: &[u8], form: &Form<'_>, out: &mut Vec<u8>, _: &Pool) -> Result<(), Fault> {
         if form.dtype != DType::Fp32 {
             return Err(Fault::new("only FP32 is rounded"));
@@ -259,6 +261,7 @@ impl Drop for Bits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn zfp_sees_rows_and_never_an_axis_of_one() {
@@ -273,6 +276,40 @@ mod tests {
             (&[2, 0, 30], [0, 30]),
         ] {
             assert_eq!(axes(shape), want, "{shape:?}");
+        }
+    }
+
+    proptest! {
+        /// With ones everywhere each group test succeeds and each bit is read: the longest way through.
+        #[test]
+        fn no_data_make_zfp_read_beyond_what_there_is_room_for(
+            bytes in prop::collection::vec(prop_oneof![3 => Just(0xffu8), 1 => Just(0x55), 1 => any::<u8>()], 3000),
+            shape in prop::sample::select(vec![vec![333], vec![9, 30], vec![1, 1], vec![4, 4, 28]]),
+            mode in prop::sample::select(vec![
+                Mode::Reversible,
+                Mode::Accuracy(Positive::of(1e-30)),
+                Mode::Rate(Positive::of(5.3)),
+                Mode::Rate(Positive::of(32.0)),
+                Mode::Precision(32),
+                Mode::Precision(7),
+            ]),
+        ) {
+            let zfp = Zfp(mode);
+            let count = shape.iter().product();
+            let form = Form { dtype: DType::Fp32, shape: &shape, width: 4, count };
+            let mut values = vec![0f32; count];
+            // SAFETY: the axes' product is the number of values; the field is not read or written.
+            let (stream, field) = unsafe { zfp.open(&axes(&shape), values.as_mut_ptr().cast()) }.expect("memory");
+            let most = stream.most(&field);
+            let data = &bytes[..most.min(bytes.len()) / WORD * WORD];
+            match zfp.decode(data, &form, &mut Vec::new(), &Pool::new(0)) {
+                Ok(()) => {}
+                Err(Fault::Malformed(cause)) => {
+                    let read = cause.strip_prefix("ZFP reads ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+                    prop_assert!(read.is_some_and(|read: usize| read <= most), "{} of {}", cause, most);
+                }
+                Err(fault) => prop_assert!(false, "{:?}", fault),
+            }
         }
     }
 }
