@@ -6,11 +6,34 @@
 
 use super::layer::{Fault, Form, Layer, Unfit};
 use super::simd::{self, Sign};
+use super::zfp::Positive;
 use crate::buffer::Pool;
 use defer_partition::DType;
 
 /// Integers, as the next layer writes them.
-pub(super) struct Int8<L>(pub L);
+pub(super) struct Int8<L> {
+    pub next: L,
+    pub steps: Steps,
+}
+
+/// How many different integers are used. The fewer, the less an entropy coder has to write; decoders need not know.
+#[derive(Clone, Copy)]
+pub(super) enum Steps {
+    All,
+    /// As many as keep errors within this share of the channel's largest magnitude.
+    Within(Positive),
+}
+
+impl Steps {
+    /// The largest integer.
+    fn largest(self, sign: Sign) -> f32 {
+        match self {
+            Steps::All => sign.steps(),
+            // An error is half a step at most, and a little more for the multiplications.
+            Steps::Within(share) => ((0.5001 / share.get()).ceil() as f32).clamp(1.0, sign.steps()),
+        }
+    }
+}
 
 /// Values per channel; 0 only if there are no values at all.
 fn channel(form: &Form<'_>) -> usize {
@@ -20,23 +43,24 @@ fn channel(form: &Form<'_>) -> usize {
     }
 }
 
-/// What a channel's values are divided by, and its inverse. A channel so small that its scale would not be a normal
-/// number becomes zeros.
-fn scale(magnitude: f32, sign: Sign) -> (f32, f32) {
-    let scale = magnitude / sign.steps();
-    if scale >= f32::MIN_POSITIVE { (scale, sign.steps() / magnitude) } else { (0.0, 0.0) }
+/// What a channel's values are divided by, and its inverse, for integers up to `largest`. A channel so small that its
+/// scale would not be a normal number becomes zeros.
+fn scale(magnitude: f32, largest: f32) -> (f32, f32) {
+    let scale = magnitude / largest;
+    if scale >= f32::MIN_POSITIVE { (scale, largest / magnitude) } else { (0.0, 0.0) }
 }
 
 impl<L: Layer> Int8<L> {
-    fn integers(cells: &[u8], form: &Form<'_>, out: &mut Vec<u8>, integers: &mut Vec<u8>) -> Result<(), Unfit> {
+    fn integers(&self, cells: &[u8], form: &Form<'_>, out: &mut Vec<u8>, integers: &mut Vec<u8>) -> Result<(), Unfit> {
         let whole = simd::survey(cells);
         if !whole.is_finite() {
             return Err(Unfit::NotFinite);
         }
         let sign = whole.sign;
+        let largest = self.steps.largest(sign);
         out.push(sign as u8);
         for values in cells.chunks_exact((4 * channel(form)).max(1)) {
-            let (scale, inverse) = scale(simd::survey(values).magnitude, sign);
+            let (scale, inverse) = scale(simd::survey(values).magnitude, largest);
             out.extend(scale.to_le_bytes());
             simd::quantise(values, inverse, sign, integers);
         }
@@ -51,8 +75,9 @@ impl<L: Layer> Layer for Int8<L> {
         }
         let narrow = Form { width: 1, ..*form };
         let mut integers = pool.take(narrow.len());
-        let done =
-            Self::integers(cells, form, out, &mut integers).and_then(|()| self.0.encode(&integers, &narrow, out, pool));
+        let done = self
+            .integers(cells, form, out, &mut integers)
+            .and_then(|()| self.next.encode(&integers, &narrow, out, pool));
         pool.give(integers);
         done
     }
@@ -76,12 +101,12 @@ impl<L: Layer> Layer for Int8<L> {
             }
         };
         let narrow = Form { width: 1, ..*form };
-        if self.0.is_raw() && data.len() == narrow.len() {
+        if self.next.is_raw() && data.len() == narrow.len() {
             expand(data, out);
             return Ok(());
         }
         let mut integers = pool.take(narrow.len());
-        let decoded = self.0.decode(data, &narrow, &mut integers, pool);
+        let decoded = self.next.decode(data, &narrow, &mut integers, pool);
         if decoded.is_ok() {
             expand(&integers, out);
         }

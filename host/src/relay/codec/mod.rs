@@ -101,7 +101,7 @@ fn attempt(Tensor { dtype, shape, data }: &Tensor, codec: Codec, pool: &Pool) ->
     // Room for what goes before the values: bitmap, scales, lengths of planes.
     let mut out = pool.take(data.len() + data.len() / 8 + 64);
     match codec.with_layer(|layer| layer.encode(data, &form, &mut out, pool)) {
-        Ok(()) if out.len() < data.len() => Ok((codec, out)),
+        Ok(()) if out.len() < data.len() => Ok((codec.as_it_travels(), out)),
         done => {
             pool.give(out);
             Err(done.err().unwrap_or(Unfit::NotSmaller))

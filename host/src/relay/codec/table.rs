@@ -2,7 +2,7 @@
 
 use super::constant::{Bounded, Constant};
 use super::f16::F16;
-use super::int8::Int8;
+use super::int8::{Int8, Steps};
 use super::layer::{Layer, Unfit};
 use super::lz4::Lz4;
 use super::planes::Planes;
@@ -41,6 +41,8 @@ pub enum Codec {
     SparseInt8,
     /// The same with zeros, by Zstandard.
     Int8Zstd,
+    /// The same with no more different integers than keep errors within this share of a channel's largest magnitude.
+    Int8ZstdWithin(Positive),
     /// ZFP, in one of its modes.
     Zfp(Mode),
     /// One whose encodings have a length that depends on the shape only. Chosen by hand, never by measurement.
@@ -77,9 +79,15 @@ const TABLE: &[Row] = &[
     row(Codec::SparseShuffleZstd, 6, "sparse+shuffle-zstd", &Sparse(Planes(Zstd))),
     lossy(Codec::F16, 7, "f16", Codec::ShuffleZstd, &F16(Raw)),
     lossy(Codec::SparseF16, 8, "sparse+f16", Codec::SparseShuffleZstd, &F16(Sparse(Raw))),
-    lossy(Codec::Int8, 9, "int8", Codec::ShuffleZstd, &Int8(Raw)),
-    lossy(Codec::SparseInt8, 10, "sparse+int8", Codec::SparseShuffleZstd, &Int8(Sparse(Raw))),
-    lossy(Codec::Int8Zstd, 11, "int8+zstd", Codec::ShuffleZstd, &Int8(Planes(Zstd))),
+    lossy(Codec::Int8, 9, "int8", Codec::ShuffleZstd, &Int8 { next: Raw, steps: Steps::All }),
+    lossy(
+        Codec::SparseInt8,
+        10,
+        "sparse+int8",
+        Codec::SparseShuffleZstd,
+        &Int8 { next: Sparse(Raw), steps: Steps::All },
+    ),
+    lossy(Codec::Int8Zstd, 11, "int8+zstd", Codec::ShuffleZstd, &Int8 { next: Planes(Zstd), steps: Steps::All }),
 ];
 
 /// ZFP's number, in all modes.
@@ -125,6 +133,7 @@ impl Codec {
         match self {
             Codec::Zfp(_) => "zfp",
             Codec::ConstantSize(_) => "constant-size",
+            Codec::Int8ZstdWithin(_) => Codec::Int8Zstd.name(),
             plain => plain.row().expect("all others are in the table").name,
         }
     }
@@ -133,7 +142,7 @@ impl Codec {
     pub fn is_lossy(self) -> bool {
         match self {
             Codec::Zfp(mode) => mode != Mode::Reversible,
-            Codec::ConstantSize(_) => true,
+            Codec::ConstantSize(_) | Codec::Int8ZstdWithin(_) => true,
             plain => plain.row().is_some_and(|row| row.stand_in.is_some()),
         }
     }
@@ -181,13 +190,14 @@ impl Codec {
                 DType::Fp32 => mode.settle(simd::survey(data).magnitude).map(Codec::Zfp),
                 _ => Err(Unfit::NotFloats),
             },
-            settled => Ok(settled.as_it_travels()),
+            settled => Ok(settled),
         }
     }
 
     /// The codec that a frame names.
-    fn as_it_travels(self) -> Self {
+    pub(super) fn as_it_travels(self) -> Self {
         match self {
+            Codec::Int8ZstdWithin(_) => Codec::Int8Zstd,
             Codec::ConstantSize(Constant::F16) => Codec::F16,
             Codec::ConstantSize(Constant::Int8) => Codec::Int8,
             Codec::ConstantSize(Constant::ZfpRate(rate)) => Codec::Zfp(Mode::Rate(rate)),
@@ -196,6 +206,9 @@ impl Codec {
     }
 
     pub(super) fn with_layer<R>(self, work: impl FnOnce(&dyn Layer) -> R) -> R {
+        if let Codec::Int8ZstdWithin(share) = self {
+            return work(&Int8 { next: Planes(Zstd), steps: Steps::Within(share) });
+        }
         match self.as_it_travels() {
             Codec::Zfp(mode) => work(&Zfp(mode)),
             Codec::ConstantSize(Constant::Density(density)) => work(&Bounded(density)),

@@ -16,6 +16,7 @@ impl fmt::Display for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         match self {
+            Codec::Int8ZstdWithin(share) => write!(f, ":relative={:e}", share.get()),
             Codec::Zfp(Mode::Reversible) => f.write_str(":reversible"),
             Codec::Zfp(Mode::Accuracy(number)) => write!(f, ":accuracy={:e}", number.get()),
             Codec::Zfp(Mode::Relative(number)) => write!(f, ":relative={:e}", number.get()),
@@ -39,9 +40,13 @@ impl FromStr for Codec {
         }
         let known = || {
             let plain: Vec<&str> = Codec::plain().map(Codec::name).collect();
-            format!("{}, {ZFP}, {CONSTANT}", plain.join(", "))
+            format!("{}, int8+zstd:relative=, {ZFP}, {CONSTANT}", plain.join(", "))
         };
         match text.split_once(':').unwrap_or((text, "")) {
+            ("int8+zstd", parameter) => match parameter.split_once('=') {
+                Some(("relative", value)) => number(parameter, value).map(Codec::Int8ZstdWithin),
+                _ => Err(format!("codec int8+zstd takes relative= and nothing else, got \"{parameter}\"")),
+            },
             ("zfp", mode) => zfp(mode).map(Codec::Zfp),
             ("constant-size", kind) => constant(kind).map(Codec::ConstantSize),
             (name, parameter) if Codec::plain().any(|codec| codec.name() == name) => {

@@ -24,8 +24,14 @@ const DEFER: [&str; 7] =
 /// Cuts of other networks, evenly spread over those that one tensor crosses.
 const CUTS: usize = 8;
 /// Codecs with parameters that are measured unless others are named.
-const ZFP: [&str; 5] =
-    ["zfp:reversible", "zfp:relative=1e-2", "zfp:relative=1e-3", "zfp:rate=8", "constant-size:density=0.5"];
+const PARAMETERS: [&str; 6] = [
+    "int8+zstd:relative=1e-2",
+    "zfp:reversible",
+    "zfp:relative=1e-2",
+    "zfp:relative=1e-3",
+    "zfp:rate=8",
+    "constant-size:density=0.5",
+];
 /// Spare buffers, in bytes.
 const POOL: usize = 256 << 20;
 
@@ -84,7 +90,7 @@ struct Row {
 pub fn run(args: &CodecArgs) -> Result<()> {
     let engine = engine::open(Choice::Auto, None)?;
     let codecs = match args.codec.is_empty() {
-        true => Codec::plain().map(Ok).chain(ZFP.iter().map(|text| text.parse())).collect::<Result<_, _>>(),
+        true => Codec::plain().map(Ok).chain(PARAMETERS.iter().map(|text| text.parse())).collect::<Result<_, _>>(),
         false => Ok(args.codec.clone()),
     };
     let codecs: Vec<Codec> = codecs.map_err(UsageError)?;
