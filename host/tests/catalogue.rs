@@ -1,20 +1,28 @@
 //! The networks of the catalogue in chains of 2, 4 and 8 nodes, the heaviest in one of them: each answers as the whole
 //! network does.
 //!
-//! Eight nodes run throughout; the pipelines of all networks come to them one after the other.
+//! Eight nodes run throughout; the pipelines of all networks come to them one after the other. The cuts fall at even
+//! distances, whatever crosses there, without the measurements of `build-stages`, which other tests make.
 #![allow(clippy::unwrap_used)] // tests, and functions that only tests call
 
 mod support;
 
-use defer_host::engine::Named;
+use defer_host::artifact::{self, Digest, FORMAT, Manifest};
+use defer_host::buffer::Pool;
+use defer_host::build::{GUEST, fold_constants};
+use defer_host::engine::{Model, Named, Options};
+use defer_host::pipeline::{self, ModelRef, Pipeline, PlanRef, StageRef};
 use defer_models::{Entry, catalogue};
-use defer_partition::TensorInfo;
-use std::collections::BTreeMap;
+use defer_partition::cut::crossings;
+use defer_partition::{Atoms, Network, Partition, Tensor, TensorInfo, fold, onnx, slice};
+use prost::Message as _;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Instant;
 use support::chain::{Node, spawn_dispatcher};
-use support::networks::{Staged, assert_same, cut};
+use support::networks::{Staged, assert_same, engine};
 use support::{PATIENCE, folder, http};
 
 /// The lengths of the chains that a network is served by. Those of half a gigabyte would take most of the time.
@@ -26,15 +34,99 @@ fn chains(name: &str) -> &'static [usize] {
     }
 }
 
-/// Whether the network can be had; where CI runs, it must be.
-fn is_there(entry: &Entry) -> bool {
+/// The network's file, if it can be had; where CI runs, it must be.
+fn fetched(entry: &Entry) -> Option<PathBuf> {
     match entry.fetch(&mut |line| println!("{line}")) {
-        Ok(_) => true,
+        Ok(file) => Some(file),
         Err(error) => {
             assert!(std::env::var_os("CI").is_none(), "{} cannot be had: {error}", entry.name);
             println!("SKIPPED: {} cannot be had: {error}", entry.name);
-            false
+            None
         }
+    }
+}
+
+/// A network as `build-stages` prepares it, and all that may cross a cut as one real run had it.
+struct Prepared {
+    name: &'static str,
+    file: PathBuf,
+    network: Network,
+    atoms: Atoms,
+    seen: HashMap<String, Tensor>,
+}
+
+impl Prepared {
+    fn new(entry: &Entry, file: PathBuf, inputs: &[Named]) -> Self {
+        let engine = engine();
+        let mut network = Network::new(onnx::read(&file).unwrap()).unwrap();
+        fold::fold(&mut network);
+        fold_constants(&mut network, engine.as_ref(), Options::new(1)).unwrap();
+        let atoms = Atoms::new(&network);
+        let bytes = network.model_with_outputs(&crossings(&network, &atoms).concat()).encode_to_vec();
+        let mut whole = engine.load(Model { bytes: &bytes, weights_folder: None }, Options::new(1)).unwrap();
+        let seen = whole.run(inputs, &Pool::new(0)).unwrap().into_iter().chain(inputs.iter().cloned()).collect();
+        Self { name: entry.name, file, network, atoms, seen }
+    }
+
+    /// What a manifest says of a tensor: any size of its dimensions is taken.
+    fn info(&self, name: &str) -> TensorInfo {
+        let tensor = &self.seen[name];
+        TensorInfo { name: name.to_owned(), dtype: tensor.dtype, shape: vec![-1; tensor.shape.len()] }
+    }
+
+    /// Cuts it into `count` stages of as many fusion groups each as possible, and writes them into `folder`.
+    fn cut(&self, count: usize, folder: &Path) -> Staged {
+        let groups = self.atoms.atoms.len();
+        let boundaries: Vec<usize> = (1..count).map(|at| at * groups / count - 1).collect();
+        let partition = Partition::new(&self.network, &self.atoms, &boundaries).unwrap();
+        let infos = |names: &[String]| names.iter().map(|name| self.info(name)).collect::<Vec<_>>();
+        // Network inputs are declared as in the file.
+        let is_input = |name: &str| self.network.inputs().iter().any(|input| input.name == name);
+        let describe = |name: &str| (!is_input(name)).then(|| self.info(name));
+        let stages = partition.stages.iter().map(|stage| {
+            let slice = slice::slice(&self.network, stage, &describe).unwrap();
+            let manifest = Manifest {
+                format: FORMAT,
+                pipeline: self.name.to_owned(),
+                index: stage.index,
+                count,
+                inputs: infos(&stage.inputs),
+                outputs: infos(&stage.outputs),
+                forwards: infos(&stage.forwards),
+                model_digest: "0".repeat(64),
+                warm_up: stage.inputs.iter().map(|name| self.seen[name].shape.clone()).collect(),
+                graph_bytes: 0,
+                weights_bytes: 0,
+            };
+            let file = format!("stage-{}.wasm", stage.index);
+            let mut bytes = Vec::new();
+            artifact::write(&mut bytes, GUEST, manifest.clone(), &slice).unwrap();
+            std::fs::write(folder.join(&file), &bytes).unwrap();
+            StageRef {
+                index: stage.index,
+                file,
+                digest: Digest::of(&bytes[..]).unwrap(),
+                inputs: manifest.inputs,
+                outputs: manifest.outputs,
+                forwards: manifest.forwards,
+                weights_bytes: slice.weights_len,
+                predicted_ms: 0.0,
+                replicas: None,
+                nodes: None,
+                codec: None,
+            }
+        });
+        let pipeline = Pipeline {
+            format: pipeline::FORMAT,
+            name: self.name.to_owned(),
+            model: ModelRef { digest: "0".repeat(64), file: self.file.display().to_string() },
+            inputs: self.network.inputs().iter().map(|input| input.info()).collect(),
+            outputs: infos(self.network.outputs()),
+            stages: stages.collect(),
+            plan: PlanRef { bottleneck_ms: 0.0, lower_bound_ms: 0.0 },
+        };
+        pipeline.write(folder).unwrap();
+        Staged { file: self.file.clone(), folder: folder.to_owned(), pipeline }
     }
 }
 
@@ -46,16 +138,17 @@ struct Case {
 
 /// Cuts all networks, and computes what the answers should be.
 fn cases(each: impl Fn(Case)) {
-    for entry in catalogue().iter().filter(|entry| is_there(entry)) {
+    for entry in catalogue() {
+        let Some(file) = fetched(entry) else { continue };
+        let samples = entry.sample_inputs().unwrap();
+        let prepared = Prepared::new(entry, file, &samples[0].1);
         let mut wanted = None;
         for &count in chains(entry.name) {
-            let staged = cut(entry.name, &folder(&format!("catalogue-{}-{count}", entry.name)), count, &[]).unwrap();
-            assert_eq!(staged.pipeline.stages.len(), count);
+            let staged = prepared.cut(count, &folder(&format!("catalogue-{}-{count}", entry.name)));
             let samples = wanted.get_or_insert_with(|| {
-                let samples = entry.sample_inputs().unwrap();
                 let inputs: Vec<&[Named]> = samples.iter().map(|(_, inputs)| inputs.as_slice()).collect();
-                let whole = staged.whole_all(&inputs);
-                samples.into_iter().zip(whole).map(|((name, inputs), want)| (name, inputs, want)).collect::<Vec<_>>()
+                let samples = samples.iter().cloned().zip(staged.whole_all(&inputs));
+                samples.map(|((name, inputs), want)| (name, inputs, want)).collect::<Vec<_>>()
             });
             each(Case { samples: samples.clone(), staged });
         }
@@ -94,11 +187,9 @@ fn every_network_answers_in_2_4_and_8_nodes_as_the_whole() {
         }
     });
     assert!(served.iter().all(|(name, counts)| counts == chains(name)), "{served:?}");
-    // The generated ones need no network, and are served in any case.
-    assert!(
-        ["resnet50", "mobilenetv2", "bert-mini", "vgg16", "vgg19"].iter().all(|name| served.contains_key(*name)),
-        "{served:?}"
-    );
+    // The generated ones need no download, and are served in any case.
+    let generated = ["resnet50", "mobilenetv2", "bert-mini", "vgg16", "vgg19"];
+    assert!(generated.iter().all(|name| served.contains_key(*name)), "{served:?}");
     for node in &nodes {
         assert!(node.stages().is_empty(), "{} kept a stage", node.name);
     }
