@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{self, FromRequestParts, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, HeaderValue, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
@@ -103,12 +103,8 @@ pub fn announced(headers: &HeaderMap) -> Option<u64> {
 const DRAIN_BYTES: usize = 16 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// Reads and forgets what the client is still sending, within bounds. A client that waits for `100 Continue` has sent
-/// nothing and is not asked to.
-pub async fn drain(headers: &HeaderMap, mut body: Body) {
-    if headers.contains_key(EXPECT) {
-        return;
-    }
+/// Reads and forgets what the client is still sending, within bounds.
+pub async fn drain(mut body: Body) {
     let rest = async {
         let mut seen = 0;
         while let Some(Ok(frame)) = body.frame().await {

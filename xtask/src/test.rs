@@ -35,13 +35,17 @@ pub fn run() -> Result<ExitCode> {
 
 /// Cheapest first. The guest is built from source by host's build script, in the build step.
 fn steps() -> Vec<(&'static str, Command)> {
-    let mut guest_format = cargo(&["fmt", "--check"]);
-    guest_format.current_dir(root().join("stage-guest"));
+    let guest_format = |folder: &str| {
+        let mut format = cargo(&["fmt", "--check"]);
+        format.current_dir(root().join(folder));
+        format
+    };
     let workspace = ["--release", "--locked", "--workspace"];
     let with = |before: &[&str], after: &[&str]| cargo(&[before, &workspace, after].concat());
     vec![
         ("format", cargo(&["fmt", "--all", "--check"])),
-        ("guest format", guest_format),
+        ("guest format", guest_format("stage-guest")),
+        ("hostile guests format", guest_format("host/tests/guests")),
         ("lint", with(&["clippy"], &["--all-targets", "--", "-D", "warnings"])),
         // The features that the tests' own dependencies need are the same in this build and in the next step.
         ("build", with(&["test"], &["--no-run"])),

@@ -6,7 +6,7 @@ use super::store::StoreError;
 use super::table::{Node, PrepareError};
 use crate::artifact::Digest;
 use crate::engine;
-use crate::http::{ApiError, Path, announced, drain, method_not_allowed, not_found, require_token, status_of};
+use crate::http::{ApiError, Path, announced, method_not_allowed, not_found, require_token, status_of};
 use crate::openapi;
 use crate::relay::{Token, frame};
 use crate::telemetry::Memory;
@@ -155,7 +155,6 @@ async fn upload(
             StoreError::Mismatch { .. } | StoreError::Upload(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        drain(&headers, body).await;
         return Err(ApiError::from_error(status_of(&error, status), &error));
     }
     // What nobody runs makes room for it at once, not only when it is asked for.

@@ -115,8 +115,11 @@ pub(super) async fn read(
     }
 }
 
-/// `answer`, once the rest of the body is out of the way.
+/// `answer`, once the rest of the body is out of the way. A client that waits for `100 Continue` has sent nothing and is
+/// not asked to.
 pub(super) async fn refuse_unread(headers: &HeaderMap, body: Body, answer: Response) -> Response {
-    drain(headers, body).await;
+    if !headers.contains_key(header::EXPECT) {
+        drain(body).await;
+    }
     answer
 }

@@ -3,9 +3,10 @@
 use super::Bounds;
 use super::pace::{Paced, Steady};
 use super::places::{Busy, Full, Place, Places};
-use crate::http::ErrorBody;
+use crate::http::{ErrorBody, drain};
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
+use axum::http::header::EXPECT;
 use hyper::Request;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -13,6 +14,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::net::sockopt;
+use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -77,8 +79,19 @@ async fn converse(stream: TcpStream, place: Place, router: Router, stall: Durati
     let inner = TowerToHyperService::new(router);
     let service = service_fn(|request: Request<Incoming>| {
         let busy = place.busy();
-        let answer = inner.call(request.map(|body| Body::new(Paced::new(body, stall))));
-        async move { answer.await.map(|response| response.map(|body| Served { body, _busy: busy })) }
+        let (head, body) = request.into_parts();
+        let body = Paced::new(body, stall);
+        // A client that waits for `100 Continue` sends nothing unless somebody reads.
+        let rest = (!head.headers.contains_key(EXPECT)).then(|| body.rest());
+        let answer = inner.call(Request::from_parts(head, Body::new(body)));
+        async move {
+            let response = answer.await?;
+            // Refused, perhaps before it was read: a client that is still sending would see a broken connection instead.
+            if let Some(rest) = rest.filter(|rest| !response.status().is_success() && !rest.is_end_stream()) {
+                drain(Body::new(rest)).await;
+            }
+            Ok::<_, Infallible>(response.map(|body| Served { body, _busy: busy }))
+        }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(stall).max_header_size(HEAD);

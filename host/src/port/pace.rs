@@ -6,6 +6,7 @@ use hyper::body::{Frame, SizeHint};
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use thiserror::Error;
@@ -163,13 +164,22 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Steady<S> {
 /// The body of a request whose client may not stand still in the middle of it.
 #[derive(Debug)]
 pub struct Paced<B> {
-    inner: B,
+    inner: Arc<Mutex<B>>,
     pace: Pace,
 }
 
 impl<B> Paced<B> {
     pub fn new(inner: B, window: Duration) -> Self {
-        Self { inner, pace: Pace::new(window) }
+        Self { inner: Arc::new(Mutex::new(inner)), pace: Pace::new(window) }
+    }
+
+    /// What is left of this body, once whoever has it lets go of it.
+    pub fn rest(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), pace: Pace::new(self.pace.window) }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, B> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -183,7 +193,8 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        match Pin::new(&mut this.inner).poll_frame(cx) {
+        let frame = Pin::new(&mut *this.inner()).poll_frame(cx);
+        match frame {
             Poll::Pending => this.pace.poll_stalled(cx).map(|stalled| Some(Err(stalled.into()))),
             Poll::Ready(frame) => {
                 if let Some(Ok(frame)) = &frame {
@@ -195,11 +206,11 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner().is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner().size_hint()
     }
 }
 

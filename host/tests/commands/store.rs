@@ -30,6 +30,7 @@ fn a_state_directory_belongs_to_one_process() {
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
     assert!(said.contains(&format!("the state directory {state} is in use by another process")), "{said}");
+    assert_eq!(node.get("/healthz").status.as_u16(), 200, "the first one notices nothing");
     // Even a process that was killed gives it back.
     node.process.kill();
     node.start_again();
