@@ -1,7 +1,7 @@
 //! The graph section is untrusted: it may name files. Before an engine sees it, every reference out of it is checked and
 //! replaced by one that this process wrote.
 
-use super::{ArtifactError, GRAPH};
+use super::{ArtifactError, GRAPH, sizes};
 use bytes::Bytes;
 use defer_partition::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation,
@@ -21,6 +21,7 @@ pub(super) fn relocate(graph: Bytes, file: &str, weights: Range<u64>) -> Result<
     if !model.training_info.is_empty() {
         return Err(malformed("it carries training graphs".to_owned()));
     }
+    sizes::check(&model).map_err(malformed)?;
     let top = model.graph.as_mut().ok_or_else(|| malformed("it holds no graph".to_owned()))?;
     for tensor in &mut top.initializer {
         if is_external(tensor) {

@@ -8,6 +8,7 @@
 mod graph;
 mod manifest;
 mod read;
+mod sizes;
 mod write;
 
 pub use manifest::{FORMAT, Manifest};

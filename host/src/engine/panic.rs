@@ -1,4 +1,4 @@
-//! Panics of an engine that is written in Rust: each becomes the error of the call in which it happened.
+//! Panics of what is written in Rust in an engine: each becomes the error of the call in which it happened.
 
 use std::any::Any;
 use std::cell::Cell;

@@ -14,7 +14,7 @@ mod slot;
 mod store;
 mod table;
 
-pub use loaded::{Loaded, Loader, TimeLimits};
+pub use loaded::{LoadError, Loaded, Loader, TimeLimits};
 pub use store::{Store, StoreError};
 pub use table::{Node, NodeConfig, PrepareError};
 

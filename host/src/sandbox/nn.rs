@@ -99,11 +99,14 @@ impl Slice {
     /// Runs the session, and stops it at the call's deadline where the engine can be stopped.
     fn run(&self, inputs: &[Named]) -> Result<Vec<Named>, String> {
         let deadline = self.note().deadline;
+        // Waiting for another's run is not the component's time either.
+        let waiting = Instant::now();
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        let started = Instant::now();
         // A component may call more than once in its time.
-        if deadline.is_some_and(|deadline| deadline <= started) {
-            self.note().stopped = true;
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            let mut note = self.note();
+            note.engine += waiting.elapsed();
+            note.stopped = true;
             return Err("no time is left".to_owned());
         }
         // Armed while the session is locked: it stops this run and no other's.
@@ -115,7 +118,7 @@ impl Slice {
         let stopped = watch.is_some_and(Watch::end);
         drop(session);
         let mut note = self.note();
-        note.engine += started.elapsed();
+        note.engine += waiting.elapsed();
         note.stopped |= stopped && result.is_err();
         result.map_err(|error| error.to_string())
     }

@@ -3,6 +3,7 @@
 mod tensors;
 mod traps;
 
+use super::panic::caught;
 use super::watchdog::{Alarm, Brake, Watch, watch};
 use super::{Engine, EngineError, Model, Named, Options, Prepacking, Session};
 use crate::buffer::Pool;
@@ -115,12 +116,7 @@ impl Engine for OnnxRuntime {
                 (session, _) => session,
             }
         };
-        let traps::Watched { result, trapped } = traps::watched(load);
-        let session = match result {
-            Ok(_) if trapped => Err(traps::CAUSE.to_owned()),
-            result => result.map_err(|error| error.to_string()),
-        };
-        let session = session.map_err(|cause| EngineError::Load { engine: NAME, cause })?;
+        let session = guarded(load).map_err(|cause| EngineError::Load { engine: NAME, cause })?;
         let outputs = session.outputs().iter().map(|outlet| outlet.name().to_owned()).collect();
         let run = RunOptions::new().map_err(|error| EngineError::Load { engine: NAME, cause: error.to_string() })?;
         Ok(Box::new(Loaded { session, outputs, run: Arc::new(Run { options: run, stopped: AtomicBool::new(false) }) }))
@@ -194,11 +190,16 @@ impl Session for Loaded {
                 })
                 .collect()
         };
-        let traps::Watched { result, trapped } = traps::watched(run);
-        let result = match result {
-            Ok(_) if trapped => Err(traps::CAUSE.to_owned()),
-            result => result.map_err(|error| error.to_string()),
-        };
-        result.map_err(|cause| EngineError::Run { engine: NAME, cause })
+        guarded(run).map_err(|cause| EngineError::Run { engine: NAME, cause })
+    }
+}
+
+/// Calls the runtime: a division that trapped is an error, and so is a panic of the `ort` crate, which takes some of what the
+/// runtime says of odd graphs for impossible.
+fn guarded<T>(call: impl FnOnce() -> ort::Result<T>) -> Result<T, String> {
+    let traps::Watched { result, trapped } = traps::watched(|| caught(|| call().map_err(|error| error.to_string())));
+    match result {
+        Ok(_) if trapped => Err(traps::CAUSE.to_owned()),
+        result => result,
     }
 }

@@ -30,6 +30,8 @@ const INPUT: [usize; 4] = [1, 256, 56, 56];
 const OUTPUT: [usize; 4] = [1, 256, 28, 28];
 /// Calls before any is counted, of each kind.
 const WARM_UP: u32 = 100;
+/// Time limit of a sandboxed call, which none reaches.
+const LIMIT: Duration = Duration::from_secs(60);
 /// Spare buffers, in bytes: some of each size.
 const POOL: usize = 32 << 20;
 
@@ -212,7 +214,8 @@ impl Calls<'_> {
     fn sandboxed(&mut self) -> Result<Done> {
         let inputs = self.inputs();
         let started = Instant::now();
-        let outcome = self.instance.run(inputs)?;
+        // Under a time limit, as in a node.
+        let outcome = self.instance.run_until(Some(started + LIMIT), inputs)?;
         // Taken here and not from the outcome: this includes the checks of what goes in and comes out.
         Ok(Done { total: started.elapsed(), engine: outcome.engine, outputs: outcome.outputs })
     }
