@@ -14,6 +14,9 @@ thread_local! {
 }
 
 impl Squeeze for Lz4 {
+    /// It is there for its speed.
+    const GAIN: usize = 4;
+
     fn squeeze(&self, bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
         scratch::with(block::get_maximum_output_size(bytes.len()), |room| {
             let len = TABLE.with_borrow_mut(|table| block::compress_into_with_table(bytes, room, table)).ok()?;

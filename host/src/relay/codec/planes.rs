@@ -12,6 +12,9 @@ use crate::buffer::Pool;
 
 /// A compressor of plain bytes.
 pub(super) trait Squeeze: Sync {
+    /// A large plane is stored as it is unless a sample of it becomes shorter by at least the whole over this.
+    const GAIN: usize;
+
     /// Appends something shorter than `bytes` that stands for them, and says how long it is; `None`, and `out` as it was,
     /// if there is no such thing.
     fn squeeze(&self, bytes: &[u8], out: &mut Vec<u8>) -> Option<usize>;
@@ -30,7 +33,7 @@ const PIECES: usize = 4;
 const PIECE: usize = 4 * 1024;
 
 impl<S: Squeeze> Planes<S> {
-    /// Whether a sample of `plane` becomes at least 1/16 shorter.
+    /// Whether a sample of `plane` becomes as much shorter as it should.
     fn is_worth_it(&self, plane: &[u8], out: &mut Vec<u8>) -> bool {
         if plane.len() <= SMALL {
             return true;
@@ -44,7 +47,7 @@ impl<S: Squeeze> Planes<S> {
             self.0.squeeze(sample, out)
         });
         out.truncate(start);
-        tried.is_some_and(|len| len < PIECES * PIECE / 16 * 15)
+        tried.is_some_and(|len| len < PIECES * PIECE - PIECES * PIECE / S::GAIN)
     }
 }
 

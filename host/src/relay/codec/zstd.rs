@@ -17,6 +17,8 @@ thread_local! {
 }
 
 impl Squeeze for Zstd {
+    const GAIN: usize = 16;
+
     fn squeeze(&self, bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
         // Room for one byte less than there are: what does not fit is of no use.
         scratch::with(bytes.len().saturating_sub(1), |room| {
