@@ -5,6 +5,7 @@ mod catalogue;
 mod divisions;
 mod engines;
 mod models;
+mod operators;
 mod promises;
 mod random;
 mod support;
