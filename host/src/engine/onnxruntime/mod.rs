@@ -1,5 +1,6 @@
 //! ONNX Runtime, from its shared library, loaded at run time.
 
+mod entry;
 mod tensors;
 mod traps;
 
@@ -95,6 +96,8 @@ impl Engine for OnnxRuntime {
     }
 
     fn load(&self, model: Model<'_>, options: Options) -> Result<Box<dyn Session>, EngineError> {
+        let eased = entry::ease(model.bytes);
+        let bytes = eased.as_deref().unwrap_or(model.bytes);
         let load = || -> ort::Result<OrtSession> {
             let mut builder = OrtSession::builder(&self.environment)?
                 .with_optimization_level(GraphOptimizationLevel::All)?
@@ -110,7 +113,7 @@ impl Engine for OnnxRuntime {
                 builder = builder.with_config_entry("session.model_external_initializers_file_folder_path", folder)?;
             }
             let limit = options.load_time.map(|time| watch(Instant::now() + time, Arc::new(Load(builder.canceler()))));
-            let session = builder.commit_from_memory(model.bytes);
+            let session = builder.commit_from_memory(bytes);
             match (session, limit.is_some_and(Watch::end)) {
                 (Err(_), true) => Err(ort::Error::new("loading took too long (serve --load-timeout)")),
                 (session, _) => session,
