@@ -4,6 +4,7 @@
 
 mod args;
 mod bars;
+mod batch;
 mod dependent;
 mod diagnose;
 mod error;
@@ -163,7 +164,8 @@ fn pack(
     progress.phase(Phase::Writing, partition.stages.len());
     let mut stages = Vec::with_capacity(partition.stages.len());
     for (stage, &predicted_ms) in partition.stages.iter().zip(&figures.stages_ms) {
-        let slice = slice::slice(network, stage, &|tensor| profile::describe(network, trace, tensor))?;
+        let mut slice = slice::slice(network, stage, &|tensor| profile::describe(network, trace, tensor))?;
+        trace.batch.name(network.inputs(), &mut slice);
         let manifest = manifest(prepared, stage, partition.stages.len(), trace)?;
         let Manifest { inputs, outputs, forwards, .. } = manifest.clone();
         let digest = write::stage(scratch, manifest, &slice)?;

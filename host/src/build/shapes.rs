@@ -1,5 +1,6 @@
 //! What crosses cuts: the whole network runs with every such tensor as an output, in several shapes.
 
+use super::batch::Batch;
 use super::inputs::{open_dims, random, resized};
 use super::scratch::Bench;
 use super::{BuildError, Phase, Progress, dependent, diagnose};
@@ -17,6 +18,8 @@ pub(super) struct Trace {
     pub infos: HashMap<String, TensorInfo>,
     /// Tensors that no frame can carry (strings, sequences, too many dimensions), and why.
     pub stuck: BTreeMap<String, String>,
+    /// Whose first dimension is the batch.
+    pub batch: Batch,
 }
 
 /// Sizes to try for an open dimension, in this order: some networks want multiples of something, some at least so much.
@@ -42,11 +45,17 @@ pub(super) fn trace(
         (name.clone(), TensorInfo { name: name.clone(), dtype: tensor.dtype, shape })
     };
     let mut infos: HashMap<String, TensorInfo> = results.iter().map(info).collect();
+    let mut batch = Batch::new(&results);
+    let mut refused = false;
     for name in &dims {
         let mut tries = SIZES.iter().filter_map(|size| random(inputs, &resized(inputs, &request, name, size), 1));
-        match tries.find_map(|other| run(session.as_mut(), &other).ok()) {
-            Some(other) => compare(&mut infos, &mut stuck, &other),
+        match tries.find_map(|other| run(session.as_mut(), &other).ok().map(|seen| (other, seen))) {
+            Some((other, seen)) => {
+                compare(&mut infos, &mut stuck, &seen);
+                batch.observe(inputs, Some(name), (&request, &other), &seen);
+            }
             None => {
+                refused = true;
                 progress.note(&format!(
                     "the network takes no other size of dimension \"{name}\"; shapes inside it are checked by rank only"
                 ));
@@ -59,8 +68,15 @@ pub(super) fn trace(
     if let Some(Ok(other)) = random(inputs, &resized(inputs, &request, "", |d| d), 2).map(|r| run(session.as_mut(), &r))
     {
         compare(&mut infos, &mut stuck, &other);
+        batch.observe(inputs, None, (&request, &request), &other);
     }
-    dependent::shapes(network).into_iter().for_each(|name| infos.get_mut(name).into_iter().for_each(open));
+    for name in dependent::shapes(network) {
+        infos.get_mut(name).into_iter().for_each(open);
+        batch.exclude(name);
+    }
+    if refused {
+        batch.forget();
+    }
     progress.step();
     let too_deep = |shape: &[i64]| {
         let cause = format!("it has {} dimensions, and a frame carries at most {MAX_RANK}", shape.len());
@@ -78,7 +94,7 @@ pub(super) fn trace(
 
     infos.extend(inputs.iter().map(|input| (input.name.clone(), input.info())));
     let tensors = results.into_iter().chain(request).collect();
-    Ok(Trace { tensors, infos, stuck })
+    Ok(Trace { tensors, infos, stuck, batch })
 }
 
 fn open(info: &mut TensorInfo) {

@@ -166,7 +166,8 @@ impl Loaded {
         trace: &Trace,
     ) -> Result<Self, BuildError> {
         let name = atoms.atoms[stage.atoms.clone()].last().map(|atom| atom.name.clone()).unwrap_or_default();
-        let slice = slice::slice(network, stage, &|tensor| describe(network, trace, tensor))?;
+        let mut slice = slice::slice(network, stage, &|tensor| describe(network, trace, tensor))?;
+        trace.batch.name(network.inputs(), &mut slice);
         let session = bench.load(&slice)?.map_err(|cause| BuildError::Timing { group: name.clone(), cause })?;
         Ok(Self { name, inputs: stage.inputs.clone(), session, times: Vec::new() })
     }
