@@ -118,7 +118,8 @@ mod tests {
             || vec![op("Conv", &["x", "w"], &["c"]), op("Relu", &["c"], &["r"]), op("Conv", &["r", "v"], &["d"])];
         let with = |last: NodeProto| [block(), vec![last]].concat();
         let add = || with(op("Add", &["d", "x"], &["y"]));
-        let cases: [(&str, DType, &[i64], Vec<NodeProto>, bool); 7] = [
+        type Case<'a> = (&'a str, DType, &'a [i64], Vec<NodeProto>, bool);
+        let cases: [Case<'_>; 7] = [
             ("a residual sum", DType::Fp32, &[-1, 64, 56, 56], add(), true),
             ("open height and width", DType::Fp32, &[-1, 64, -1, -1], add(), true),
             ("half a block", DType::Fp32, &[-1, 24, 56, 56], add(), false),
