@@ -14,7 +14,8 @@ pub struct Plan {
     pub boundaries: Vec<usize>,
     /// Milliseconds of the slowest stage.
     pub bottleneck_ms: f64,
-    /// No plan of any kind is faster than this: the larger of an even share and the slowest atom, in milliseconds.
+    /// By the times given for atoms no plan of any kind is faster than this: the larger of an even share and the slowest
+    /// atom, in milliseconds; at most `bottleneck_ms`.
     pub lower_bound_ms: f64,
 }
 

@@ -40,11 +40,10 @@ pub struct DispatchArgs {
     /// Address of the admin port
     #[arg(long, default_value = "127.0.0.1:8002", value_name = "ADDR")]
     admin: SocketAddr,
-    /// Codec of every hop, such as raw, lz4 or sparse+shuffle-lz4, or auto (what the pipeline says, else
-    /// whichever lossless one is fastest on that hop).
-    /// Lossy ones, such as f16, sparse+int8 or zfp:accuracy=1e-3, change results
-    #[arg(long, default_value = "auto", value_name = "C")]
-    codec: String,
+    /// Codec of every hop, such as raw, lz4 or sparse+shuffle-lz4, or auto: whichever lossless one is fastest on that hop.
+    /// Lossy ones, such as f16, sparse+int8 or zfp:accuracy=1e-3, change results [default: what the pipeline says, else auto]
+    #[arg(long, value_name = "C", value_parser = str::parse::<CodecChoice>)]
+    codec: Option<CodecChoice>,
     /// Requests that may be pending; a client beyond that is told to come again
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     queue: u16,
@@ -74,7 +73,7 @@ pub struct DispatchArgs {
     #[arg(long, default_value_t = port::CONNECTIONS, value_name = "N", value_parser = super::connections)]
     max_connections: usize,
     /// Seconds that a peer may take for 4 KiB of what it began to send: a request, a body, a frame
-    #[arg(long, default_value_t = port::STALL.as_secs(), value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = port::STALL.as_secs(), value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     stall_timeout: u64,
     /// Allow ports that other machines can reach without a token
     #[arg(long)]
@@ -86,15 +85,6 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
     let bounds = bounds(args.max_connections, args.stall_timeout);
     let token = read_token(args.token_file.as_deref())?;
     let api_token = read_token(args.api_token_file.as_deref())?;
-    let codec = match args.codec.parse::<CodecChoice>().map_err(UsageError)? {
-        CodecChoice::Auto => None,
-        fixed => Some(fixed),
-    };
-    if let Some(CodecChoice::Fixed(codec)) = codec
-        && codec.is_lossy()
-    {
-        tracing::warn!(%codec, "a lossy codec on every hop: results will differ from the network's own");
-    }
     if let Some(url) = args.node.iter().find(|url| url.scheme() != "http" || url.cannot_be_a_base()) {
         return Err(UsageError(format!("--node takes URLs such as http://pi-1:7700, got {url}")).into());
     }
@@ -117,7 +107,7 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
         nodes: args.node,
         token,
         api_token: (!api_token.is_empty()).then(|| api_token.text()),
-        codec,
+        codec: args.codec,
         queue: usize::from(args.queue),
         request_memory: request_memory(args.request_memory_mb),
         request_timeout: Duration::from_secs(args.request_timeout),

@@ -77,7 +77,7 @@ pub struct ServeArgs {
     #[arg(long, default_value_t = port::CONNECTIONS, value_name = "N", value_parser = super::connections)]
     max_connections: usize,
     /// Seconds that a peer may take for 4 KiB of what it began to send: a request, a body, a frame
-    #[arg(long, default_value_t = port::STALL.as_secs(), value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = port::STALL.as_secs(), value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     stall_timeout: u64,
     /// Allow ports that other machines can reach without a token
     #[arg(long)]

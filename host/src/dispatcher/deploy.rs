@@ -73,6 +73,11 @@ pub async fn place(
         let next = relays.get(i + 1).filter(|_| i + 1 < pipeline.stages.len());
         let next = next.map(|relay| Hop { relay: relay.clone(), stage: i + 1 }).into_iter().collect();
         let codec = codec.or(stage.codec).unwrap_or(Choice::Auto);
+        if let Choice::Fixed(lossy) = codec
+            && lossy.is_lossy()
+        {
+            tracing::warn!(stage = i, codec = %lossy, "a lossy codec: results will differ from the network's own");
+        }
         stages.push(Placed {
             index: i,
             node: nodes[i].clone(),

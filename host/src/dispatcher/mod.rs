@@ -49,7 +49,7 @@ pub struct Config {
     pub token: Token,
     /// What clients of the inference port must bear.
     pub api_token: Option<String>,
-    /// Codec of every hop; else what the pipeline says, else `raw`.
+    /// Codec of every hop; else what the pipeline says, else `auto`.
     pub codec: Option<CodecChoice>,
     /// Requests accepted and not answered, at most.
     pub queue: usize,

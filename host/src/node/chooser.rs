@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// What it chooses from; each was the best of some network's cuts in `bench codec`.
 const CANDIDATES: [Codec; 5] =
-    [Codec::Raw, Codec::Sparse, Codec::ShuffleLz4, Codec::SparseShuffleLz4, Codec::SparseShuffleZstd];
+    [Codec::Raw, Codec::Sparse, Codec::SparseShuffleLz4, Codec::ShuffleZstd, Codec::SparseShuffleZstd];
 /// Another codec has to be better by this share, or codecs would change with every breath of the machine.
 const BETTER: f64 = 0.93;
 /// A codec that is not in use is tried again after so many frames, …
@@ -185,7 +185,7 @@ mod tests {
 
     /// Ratio, and ms for encoding and decoding a frame, of each candidate.
     type Figures = [(f64, f64, f64); CANDIDATES.len()];
-    const RELU: Figures = [(1.0, 0.0, 0.0), (0.7, 1.0, 0.5), (0.75, 2.0, 1.0), (0.66, 2.0, 1.0), (0.6, 9.0, 3.0)];
+    const RELU: Figures = [(1.0, 0.0, 0.0), (0.7, 1.0, 0.5), (0.66, 2.0, 1.0), (0.65, 12.0, 4.0), (0.6, 9.0, 3.0)];
 
     /// Sends `frames` over a link of `mbit`, and tells which codec the last one had.
     fn send(chooser: &mut Chooser, figures: &Figures, frames: u32, mbit: f64) -> Codec {
@@ -244,9 +244,9 @@ mod tests {
         let mut figures = RELU;
         let mut chooser = Chooser::new(Cores::One);
         assert_eq!(send(&mut chooser, &figures, 300, 25.0), Codec::SparseShuffleZstd);
-        figures[3].0 = 0.58;
+        figures[2].0 = 0.58;
         assert_eq!(send(&mut chooser, &figures, 2000, 25.0), Codec::SparseShuffleZstd);
-        figures[3].0 = 0.3;
+        figures[2].0 = 0.3;
         assert_eq!(send(&mut chooser, &figures, 2000, 25.0), Codec::SparseShuffleLz4);
     }
 

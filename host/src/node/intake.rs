@@ -48,7 +48,7 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener) {
                     });
                 }
                 Err(full) => {
-                    tracing::warn!(%from, error = %full, "refused a relay connection");
+                    tracing::debug!(%from, error = %full, "refused a relay connection");
                     if let Ok(permit) = Arc::clone(&farewells).try_acquire_owned() {
                         let context = node.context();
                         let (name, limits) = (context.node.clone(), context.limits.clone());

@@ -6,6 +6,7 @@ pub mod generation;
 mod intake;
 mod loaded;
 mod memory;
+mod notes;
 mod outlet;
 mod prepacking;
 mod rest;
@@ -13,6 +14,7 @@ mod runner;
 mod slot;
 mod store;
 mod table;
+mod wanted;
 
 pub use loaded::{LoadError, Loaded, Loader, TimeLimits};
 pub use store::{Store, StoreError};

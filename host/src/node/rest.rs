@@ -52,12 +52,22 @@ fn routes(token: Token) -> Router<Arc<Node>> {
         .fallback(not_found)
 }
 
-/// Every assigned stage is loaded and warmed up before its generation is listed, so only a drain makes a node unready.
+/// Every assigned stage is loaded and warmed up before its generation is listed: what makes a node unready is a drain, or an
+/// engine that keeps a stage's thread.
 async fn ready(State(node): Shared) -> Result<Json<Value>, ApiError> {
     if node.is_draining() {
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the node is shutting down"));
     }
-    Ok(Json(json!({"status": "ready", "generations": node.generations().len()})))
+    let generations = node.generations();
+    for generation in &generations {
+        for (index, slot) in &generation.slots {
+            if let Some(cause) = slot.health.failure() {
+                let error = format!("stage {index} of pipeline \"{}\" does not compute: {cause}", generation.pipeline);
+                return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error));
+            }
+        }
+    }
+    Ok(Json(json!({"status": "ready", "generations": generations.len()})))
 }
 
 async fn describe(State(node): Shared) -> Json<Value> {
@@ -158,7 +168,7 @@ async fn upload(
         return Err(ApiError::from_error(status_of(&error, status), &error));
     }
     // What nobody runs makes room for it at once, not only when it is asked for.
-    tokio::task::spawn_blocking(move || node.evict());
+    tokio::task::spawn_blocking(move || node.evict(Some(digest)));
     Ok(Json(json!({"digest": digest})))
 }
 

@@ -76,7 +76,8 @@ struct Stub {
     limit: Limit,
 }
 
-/// When a call has to be over, and who says so.
+/// When a call has to be over, and who says so. An engine is told to stop at the first limit that comes; its thread is given
+/// up at the node's own only: what a client's impatience, or a queue, has cost is no reason to give up a healthy engine.
 #[derive(Clone, Copy)]
 struct Limit {
     at: Instant,
@@ -84,12 +85,16 @@ struct Limit {
 }
 
 impl Limit {
-    /// The job's own deadline, or the node's limit if that comes first.
-    fn of(deadline: Option<Instant>, loaded: &Loaded) -> Self {
-        let own = Instant::now() + loaded.limits().engine_time;
+    /// The node's limit for a call that begins now.
+    fn own(loaded: &Loaded) -> Self {
+        Self { at: Instant::now() + loaded.limits().engine_time, kind: FailureKind::Stage }
+    }
+
+    /// The job's deadline, if that comes before `self`.
+    fn or_deadline(self, deadline: Option<Instant>) -> Self {
         match deadline {
-            Some(deadline) if deadline <= own => Self { at: deadline, kind: FailureKind::Expired },
-            _ => Self { at: own, kind: FailureKind::Stage },
+            Some(deadline) if deadline <= self.at => Self { at: deadline, kind: FailureKind::Expired },
+            _ => self,
         }
     }
 
@@ -117,8 +122,10 @@ impl Alarm for Call {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
         let shared = Arc::clone(&self.shared);
         // Without a thread the queues end here, and with them the slot.
-        if let Err(error) = shared.clone().thread("run", move || shared.take_over(queues, stub, session)) {
+        let of = Arc::clone(&shared);
+        if let Err(error) = of.thread("run", move || shared.take_over(queues, stub, session)) {
             tracing::error!(%error, "cannot replace a thread that the engine keeps");
+            of.health.set(Some(format!("no thread in the place of one that the engine keeps: {error}")));
         }
     }
 }
@@ -153,10 +160,11 @@ impl Shared {
             let content = match content.and_then(|tensors| Ok((self.ready(&mut seat, &tag, deadline)?, tensors))) {
                 Err(failure) => Err(failure),
                 Ok((instance, Tensors { own, forwards })) => {
-                    let limit = Limit::of(deadline, &self.loaded);
+                    let own_limit = Limit::own(&self.loaded);
+                    let limit = own_limit.or_deadline(deadline);
                     *call.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(instance.session()));
-                    call.charge.begin((queues, Stub { tag, deadline, limit }));
-                    let watch = watch(limit.at + self.loaded.grace(), Arc::clone(&call) as Arc<dyn Alarm>);
+                    call.charge.begin((queues, Stub { tag, deadline, limit: own_limit }));
+                    let watch = watch(own_limit.at + self.loaded.grace(), Arc::clone(&call) as Arc<dyn Alarm>);
                     let result = instance.run_until(Some(limit.at), own);
                     drop(watch);
                     let Some((back, _)) = call.charge.end() else {

@@ -2,16 +2,16 @@
 
 use super::generation::{Assignment, Context, Generation, Prepare, State};
 use super::loaded::{LoadError, Loaded, Loader};
+use super::notes::{Noted, Notes};
 use super::store::{Store, StoreError};
+use super::wanted::Wanted;
 use crate::artifact::{Artifact, Digest};
 use crate::port::Bounds;
-use crate::relay::frame::PipelineId;
 use crate::relay::{Limits, Token};
 use crate::sandbox::SandboxError;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
@@ -66,20 +66,14 @@ pub enum PrepareError {
     Persist { path: PathBuf, source: io::Error },
 }
 
-/// A generation as it stands in the state directory.
-#[derive(Serialize, Deserialize)]
-struct Noted {
-    pipeline: String,
-    generation: u64,
-    prepare: Prepare,
-}
-
 pub struct Node {
     config: NodeConfig,
     context: Context,
     store: Arc<Store>,
     loader: Loader,
-    notes: PathBuf,
+    notes: Notes,
+    /// Artifacts that are being loaded.
+    wanted: Wanted,
     generations: RwLock<BTreeMap<(String, u64), Arc<Generation>>>,
     /// One load at a time: it is what needs memory, and a second wish for the same artifact then finds it loaded.
     loads: tokio::sync::Mutex<HashMap<Digest, Weak<Loaded>>>,
@@ -91,8 +85,8 @@ impl Node {
     /// Opens the state directory.
     pub fn open(config: NodeConfig, loader: Loader) -> Result<Self, StoreError> {
         let store = Arc::new(Store::open(&config.state_dir, config.store_limit)?);
-        let notes = config.state_dir.join("generations");
-        fs::create_dir_all(&notes).map_err(|source| StoreError::Open { path: notes.clone(), source })?;
+        let notes = Notes::open(&config.state_dir)
+            .map_err(|source| StoreError::Open { path: config.state_dir.clone(), source })?;
         let (max_tensor, pool, stall) = (config.max_tensor, loader.pool.clone(), config.bounds.stall);
         let limits = Limits { max_tensor, max_parts: 0, pool, stall };
         let context = Context { node: config.name.clone(), token: config.token.clone(), limits };
@@ -102,6 +96,7 @@ impl Node {
             store,
             loader,
             notes,
+            wanted: Wanted::default(),
             generations: RwLock::default(),
             loads: tokio::sync::Mutex::default(),
             draining: CancellationToken::new(),
@@ -168,9 +163,14 @@ impl Node {
         }
         let noted = Noted { pipeline: pipeline.to_owned(), generation: number, prepare };
         // Noted first: what runs after a crash must have been noted, and what is dropped meanwhile takes its note along.
-        self.note(&noted)?;
+        self.notes.write(&noted).map_err(|source| {
+            let path = self.notes.path(pipeline, number);
+            PrepareError::Persist { path, source }
+        })?;
+        let wanted = self.wanted.hold(noted.prepare.stages.iter().map(|assignment| assignment.artifact));
         let generation = self.start(&noted).await.inspect_err(|_| self.forget(&noted))?;
-        self.evict();
+        drop(wanted);
+        self.evict(None);
         Ok(generation)
     }
 
@@ -300,7 +300,7 @@ impl Node {
     /// Takes back the note of a generation that did not start, unless an equal one runs.
     fn forget(&self, noted: &Noted) {
         if self.generation(&noted.pipeline, noted.generation).is_none() {
-            let _ = fs::remove_file(self.note_path(&noted.pipeline, noted.generation));
+            let _ = fs::remove_file(self.notes.path(&noted.pipeline, noted.generation));
         }
     }
 
@@ -311,19 +311,19 @@ impl Node {
             return;
         }
         generation.end();
-        let path = self.note_path(&generation.pipeline, generation.number);
+        let path = self.notes.path(&generation.pipeline, generation.number);
         if let Err(error) = fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), %error, "cannot remove the note of a dropped generation");
         }
         tracing::info!(pipeline = generation.pipeline, generation = generation.number, "generation dropped");
-        self.evict();
+        self.evict(None);
     }
 
-    /// Makes room in the store.
-    pub fn evict(&self) {
+    /// Makes room in the store, but not by what runs, what is being loaded, or `newest`, which somebody has just sent.
+    pub fn evict(&self, newest: Option<Digest>) {
         let generations = self.generations();
-        let used: HashSet<Digest> =
-            generations.iter().flat_map(|g| &g.prepare.stages).map(|assignment| assignment.artifact).collect();
+        let running = generations.iter().flat_map(|g| &g.prepare.stages).map(|assignment| assignment.artifact);
+        let used: HashSet<Digest> = running.chain(self.wanted.all()).chain(newest).collect();
         if let Err(error) = self.store.evict(&used) {
             tracing::warn!(%error, "cannot clear the artifact store");
         }
@@ -355,8 +355,7 @@ impl Node {
 
     /// Starts again what this node ran before it stopped.
     pub async fn restore(&self) {
-        let notes = fs::read_dir(&self.notes).into_iter().flatten().flatten();
-        for path in notes.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json")) {
+        for path in self.notes.all() {
             match self.restore_one(&path).await {
                 Ok(generation) => generation.activate(),
                 Err(error) => {
@@ -373,24 +372,6 @@ impl Node {
         // Its dispatcher has to say again that it is alive.
         generation.renew(0);
         Ok(generation)
-    }
-
-    fn note_path(&self, pipeline: &str, number: u64) -> PathBuf {
-        self.notes.join(format!("{:016x}-{number}.json", PipelineId::of(pipeline).0))
-    }
-
-    /// Notes a generation durably: after a crash either the whole note is there or none.
-    fn note(&self, noted: &Noted) -> Result<(), PrepareError> {
-        let path = self.note_path(&noted.pipeline, noted.generation);
-        let write = || -> io::Result<()> {
-            let part = path.with_extension("part");
-            let mut file = fs::File::create(&part)?;
-            file.write_all(&serde_json::to_vec(noted)?)?;
-            file.sync_all()?;
-            fs::rename(&part, &path)?;
-            fs::File::open(&self.notes)?.sync_all()
-        };
-        write().map_err(|source| PrepareError::Persist { path: path.clone(), source })
     }
 }
 

@@ -32,6 +32,8 @@ const HEAD: usize = 64 << 10;
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Clients that are told at once that there is no place for them; further ones are cut off without a word.
 const FAREWELLS: usize = 64;
+/// More than this Linux refuses.
+const LONGEST_KEEPIDLE: Duration = Duration::from_secs(32_767);
 /// Pause after a connection could not be accepted: out of file descriptors, most likely.
 const BREATH: Duration = Duration::from_millis(100);
 
@@ -109,7 +111,7 @@ fn prepare(stream: &TcpStream, stall: Duration) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     // Ends a connection to a machine that is gone without a word.
     sockopt::set_socket_keepalive(stream, true)?;
-    Ok(sockopt::set_tcp_keepidle(stream, stall.max(Duration::from_secs(1)))?)
+    Ok(sockopt::set_tcp_keepidle(stream, stall.clamp(Duration::from_secs(1), LONGEST_KEEPIDLE))?)
 }
 
 /// Tells a client that there is no place for it.

@@ -36,13 +36,15 @@ impl From<Stalled> for io::Error {
 pub struct Pace {
     window: Duration,
     moved: usize,
-    /// Runs only while somebody waits for the peer: time that this process takes is not the peer's fault.
+    /// What the peer has left of the window, …
+    left: Duration,
+    /// … which runs only while somebody waits for it: time that this process takes is not the peer's fault.
     end: Option<Pin<Box<Sleep>>>,
 }
 
 impl Pace {
     pub fn new(window: Duration) -> Self {
-        Self { window, moved: 0, end: None }
+        Self { window, moved: 0, left: window, end: None }
     }
 
     /// Notes that `bytes` moved.
@@ -50,22 +52,24 @@ impl Pace {
         self.moved += bytes;
         if self.moved >= LEAST {
             self.restart();
+        } else if let Some(end) = self.end.take() {
+            self.left = end.deadline().saturating_duration_since(Instant::now());
         }
     }
 
     /// Something new begins.
     pub fn restart(&mut self) {
         self.moved = 0;
+        self.left = self.window;
         self.end = None;
     }
 
     /// To be asked whenever the peer has nothing ready: completes when it has stood still for too long.
     pub fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Stalled> {
-        let end = self.end.get_or_insert_with(|| Box::pin(sleep(self.window)));
+        let end = self.end.get_or_insert_with(|| Box::pin(sleep(self.left)));
         ready!(end.as_mut().poll(cx));
         let stalled = Stalled { got: self.moved, window: self.window };
-        end.as_mut().reset(Instant::now() + self.window);
-        self.moved = 0;
+        self.restart();
         Poll::Ready(stalled)
     }
 }
@@ -153,7 +157,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Steady<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        if flushed.is_ready() {
+            // The peer has taken all there was.
+            self.writing.restart();
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -245,6 +254,29 @@ mod tests {
             drop(ours);
             drip.await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn time_between_two_answers_is_not_the_peers() {
+        let (mut peer, ours) = duplex(8192);
+        let mut ours = Steady::new(ours, WINDOW);
+        let reader = tokio::spawn(async move {
+            let mut got = vec![0; 3 * 9000];
+            for part in got.chunks_mut(1500) {
+                sleep(WINDOW / 10).await;
+                if peer.read_exact(part).await.is_err() {
+                    return false;
+                }
+            }
+            true
+        });
+        for _ in 0..3 {
+            // The last piece of each is smaller than what counts as progress.
+            ours.write_all(&[1; 9000]).await.unwrap();
+            ours.flush().await.unwrap();
+            sleep(WINDOW * 2).await;
+        }
+        assert!(reader.await.unwrap());
     }
 
     #[tokio::test]

@@ -102,6 +102,28 @@ fn an_engine_that_does_not_stop_loses_its_thread_and_the_stage_gets_another() {
 }
 
 #[test]
+fn a_clients_impatience_costs_no_thread_and_no_session() {
+    for engine in ["onnxruntime", "tract"] {
+        let name = format!("impatient-{engine}");
+        let staged = stage(&name, &products(), 1, &[]);
+        let mut hand = ByHand::start(&name, &staged, &["--engine", engine, "--max-tensor-mb", "1"]);
+        // Each is in the engine for longer than its client waits, inside one operator that cannot be stopped.
+        for _ in 0..2 * defer_host::engine::abandoned::LIMIT {
+            let inputs = products_inputs(MANY / 8);
+            let (seq, _) = hand.frame(&inputs);
+            let tag = Tag { budget_us: 2000, ..hand.hello().tag(seq) };
+            hand.feed.send(&data(&tag, &parts(&inputs, Codec::Raw)));
+            let result = hand.collect.result();
+            assert_eq!(abandoned(&hand.nodes[0]), 0, "{engine}: {result:?}");
+        }
+        let inputs = products_inputs(3);
+        let result = hand.ask(&inputs);
+        assert_same(&hand.outputs(&result), &staged.whole(&inputs), engine);
+        assert_eq!(hand.nodes[0].stages()[0]["state"], "active");
+    }
+}
+
+#[test]
 fn no_more_threads_than_the_limit_are_given_up_and_the_stage_says_that_it_failed() {
     let staged = stage("spent", &products(), 1, &[]);
     let mut hand = ByHand::start("spent", &staged, &["--engine", "tract", "--engine-timeout", "0.1"]);
@@ -118,6 +140,9 @@ fn no_more_threads_than_the_limit_are_given_up_and_the_stage_says_that_it_failed
     assert_eq!(abandoned(&hand.nodes[0]), limit as u64);
     let slot = &hand.nodes[0].stages()[0];
     assert_eq!(slot["state"], "failed");
+    let ready = hand.nodes[0].get("/readyz");
+    assert_eq!(ready.status.as_u16(), 503);
+    assert!(ready.error().contains("stage 0 of pipeline \"spent\" does not compute"), "{}", ready.error());
     assert!(slot["failure"].as_str().unwrap().contains("threads are in that state"), "{slot}");
     // At once, and with the cause.
     let started = Instant::now();

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use traps::Trapped;
 
 const NAME: &str = "onnxruntime";
 /// Version that `setup` installs; its library lies under the cache in a folder of that name.
@@ -199,10 +200,15 @@ impl Session for Loaded {
 
 /// Calls the runtime: a division that trapped is an error, and so is a panic of the `ort` crate, which takes some of what the
 /// runtime says of odd graphs for impossible.
-fn guarded<T>(call: impl FnOnce() -> ort::Result<T>) -> Result<T, String> {
-    let traps::Watched { result, trapped } = traps::watched(|| caught(|| call().map_err(|error| error.to_string())));
-    match result {
-        Ok(_) if trapped => Err(traps::CAUSE.to_owned()),
+fn guarded<T>(mut call: impl FnMut() -> ort::Result<T>) -> Result<T, String> {
+    let mut watched = || traps::watched(|| caught(|| call().map_err(|error| error.to_string())));
+    let mut done = watched();
+    if done.result.is_ok() && done.trapped == Trapped::Elsewhere {
+        // It may have been another call's: then it does not happen again.
+        done = watched();
+    }
+    match done.result {
+        Ok(_) if done.trapped != Trapped::Nowhere => Err(traps::CAUSE.to_owned()),
         result => result,
     }
 }

@@ -14,7 +14,17 @@ use std::path::Path;
 /// What a call came to, and whether a division trapped in it.
 pub(super) struct Watched<T> {
     pub result: T,
-    pub trapped: bool,
+    pub trapped: Trapped,
+}
+
+/// Where a division trapped while a call was under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trapped {
+    Nowhere,
+    /// On the thread of the call.
+    Here,
+    /// On a thread of the library's own, which may have worked for another call.
+    Elsewhere,
 }
 
 /// How a failed call is explained.
@@ -22,20 +32,20 @@ pub(super) const CAUSE: &str = "integer division by zero, or of the smallest num
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 mod signal {
-    use super::{Path, Watched};
+    use super::{Path, Trapped, Watched};
 
     pub fn install(_: &Path) -> std::io::Result<()> {
         Ok(())
     }
 
     pub fn watched<T>(work: impl FnOnce() -> T) -> Watched<T> {
-        Watched { result: work(), trapped: false }
+        Watched { result: work(), trapped: Trapped::Nowhere }
     }
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod signal {
-    use super::{Path, Watched, division};
+    use super::{Path, Trapped, Watched, division};
     use libc::{
         REG_RAX, REG_RDX, REG_RIP, SA_ONSTACK, SA_SIGINFO, SIG_DFL, SIG_IGN, SIGFPE, c_int, c_void, sigaction,
         siginfo_t, ucontext_t,
@@ -110,8 +120,11 @@ mod signal {
         INSIDE.set(true);
         let result = work();
         INSIDE.set(false);
-        // What trapped on a thread of the library's may have been another call's; that one is then told, too.
-        let trapped = TRAPPED.get() || ELSEWHERE.load(Ordering::Relaxed) != elsewhere;
+        let trapped = match (TRAPPED.get(), ELSEWHERE.load(Ordering::Relaxed) == elsewhere) {
+            (true, _) => Trapped::Here,
+            (false, true) => Trapped::Nowhere,
+            (false, false) => Trapped::Elsewhere,
+        };
         Watched { result, trapped }
     }
 

@@ -25,12 +25,15 @@ pub(super) enum Steps {
 }
 
 impl Steps {
-    /// The largest integer.
-    fn largest(self, sign: Sign) -> f32 {
+    /// The largest integer, if there are enough of them.
+    fn largest(self, sign: Sign) -> Result<f32, Unfit> {
         match self {
-            Steps::All => sign.steps(),
+            Steps::All => Ok(sign.steps()),
             // An error is half a step at most, and a little more for the multiplications.
-            Steps::Within(share) => ((0.5001 / share.get()).ceil() as f32).clamp(1.0, sign.steps()),
+            Steps::Within(share) => match (0.5001 / share.get()).ceil().max(1.0) as f32 {
+                steps if steps <= sign.steps() => Ok(steps),
+                _ => Err(Unfit::TooFine),
+            },
         }
     }
 }
@@ -57,7 +60,7 @@ impl<L: Layer> Int8<L> {
             return Err(Unfit::NotFinite);
         }
         let sign = whole.sign;
-        let largest = self.steps.largest(sign);
+        let largest = self.steps.largest(sign)?;
         out.push(sign as u8);
         for values in cells.chunks_exact((4 * channel(form)).max(1)) {
             let (scale, inverse) = scale(simd::survey(values).magnitude, largest);

@@ -31,6 +31,8 @@ pub(super) enum Unfit {
     NotFinite,
     /// Its lengths do not fit the codec's fields, or ZFP's.
     TooLarge,
+    /// The codec is too coarse for the error that it is given.
+    TooFine,
     /// It would not become smaller.
     NotSmaller,
 }

@@ -74,7 +74,7 @@ pub fn encode(tensor: Tensor, codec: Codec, pool: &Pool) -> Encoded {
             done
         }
         (done, Codec::ConstantSize(_)) => done,
-        (Err(Unfit::NotFloats | Unfit::NotFinite | Unfit::TooLarge), codec) if codec.is_lossy() => {
+        (Err(Unfit::NotFloats | Unfit::NotFinite | Unfit::TooLarge | Unfit::TooFine), codec) if codec.is_lossy() => {
             attempt(&tensor, codec.stand_in(), pool)
         }
         (done, _) => done,
