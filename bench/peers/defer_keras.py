@@ -121,6 +121,8 @@ def node(args):
             while True:
                 waiting.put(decode(receive(inlet)))
         except EOFError:
+            pass
+        finally:  # the end, or an error, which then ends this node too
             waiting.put(None)
     threading.Thread(target=read, daemon=True).start()
     started, sent, frames = time.process_time(), 0, 0

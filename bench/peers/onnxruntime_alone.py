@@ -1,8 +1,9 @@
 """ONNX Runtime, one thread, one network in a loop: what one device does with the usual program.
 
-    onnxruntime_alone.py MODEL.onnx SECONDS
+    onnxruntime_alone.py MODEL.onnx SECONDS SHAPES
 
-Prints one line of JSON with the fields of `defer-lab bench alone`. Inputs are pseudo-random; open dimensions count as 1.
+Prints one line of JSON with the fields of `defer-lab bench alone`. Inputs are pseudo-random, of the
+shapes that SHAPES gives: JSON, {"input": [1, 3, 224, 224]}.
 """
 import json
 import resource
@@ -19,7 +20,7 @@ TYPES = {
 WARM_UP = 2
 
 
-def main(model, seconds):
+def main(model, seconds, shapes):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -27,8 +28,7 @@ def main(model, seconds):
     random = numpy.random.default_rng(0)
     feed = {}
     for one in session.get_inputs():
-        shape = [dim if isinstance(dim, int) else 1 for dim in one.shape]
-        feed[one.name] = random.random(shape).astype(TYPES[one.type])
+        feed[one.name] = random.random(shapes[one.name]).astype(TYPES[one.type])
     for _ in range(WARM_UP):
         session.run(None, feed)
     times, before, faults, start = [], time.process_time(), major_faults(), time.perf_counter()
@@ -51,4 +51,4 @@ def major_faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
-main(sys.argv[1], float(sys.argv[2]))
+main(sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3]))

@@ -15,7 +15,7 @@ use crate::{setup, workspace};
   cargo xtask bench memory
   cargo xtask bench codec --each --model resnet50
   cargo xtask bench chain --nodes 1,2,4,6,8 --link-mbit 1000 --svg plots
-  cargo xtask bench chain --help")]
+  cargo xtask bench chain -- --help")]
 pub struct Args {
     /// Which one: `sandbox` (what the boundary of the sandbox costs per call), `engine` (each engine behind wasi-nn
     /// against ONNX Runtime in Python, and slices against their whole), `memory` (what four nodes hold), `codec` (what
@@ -24,7 +24,7 @@ pub struct Args {
     /// One JSON document on stdout, all else on stderr
     #[arg(long)]
     json: bool,
-    /// Further flags, which differ from benchmark to benchmark: see `cargo xtask bench NAME --help`
+    /// Further flags, which differ from benchmark to benchmark: see `cargo xtask bench NAME -- --help`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }

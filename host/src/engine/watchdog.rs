@@ -121,7 +121,6 @@ mod tests {
         }
     }
 
-    /// What each call of an engine pays.
     #[test]
     fn alarms_ring_in_the_order_of_their_deadlines_and_not_after_the_watch_ends() {
         let (tell, told) = channel();

@@ -274,6 +274,10 @@ impl Shared {
         let of = Arc::clone(self);
         let started = self.thread("renew", move || {
             let fresh = of.loaded.renew(stuck.as_ref()).and_then(|()| Ok(of.loaded.instance()?));
+            if fresh.is_ok() {
+                // Who goes by readiness sends nothing until it is said.
+                of.health.set(None);
+            }
             // Nobody listens any more where the slot is gone.
             let _ = tell.send(fresh.map_err(|error| error.to_string()));
         });

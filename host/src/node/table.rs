@@ -297,10 +297,20 @@ impl Node {
         self.drop_generation(generation);
     }
 
-    /// Takes back the note of a generation that did not start, unless an equal one runs.
+    /// Takes back the note of a generation that did not start, unless one of its number runs.
     fn forget(&self, noted: &Noted) {
-        if self.generation(&noted.pipeline, noted.generation).is_none() {
-            let _ = fs::remove_file(self.notes.path(&noted.pipeline, noted.generation));
+        let path = self.notes.path(&noted.pipeline, noted.generation);
+        match self.generation(&noted.pipeline, noted.generation) {
+            None => drop(fs::remove_file(path)),
+            Some(running) if running.prepare != noted.prepare => {
+                // Another dispatcher's came first, and this note went over its.
+                let prepare = running.prepare.clone();
+                let rightful = Noted { pipeline: noted.pipeline.clone(), generation: noted.generation, prepare };
+                if let Err(error) = self.notes.write(&rightful) {
+                    tracing::warn!(path = %path.display(), %error, "cannot note a generation that runs");
+                }
+            }
+            Some(_) => {}
         }
     }
 

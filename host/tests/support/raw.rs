@@ -151,6 +151,10 @@ impl Raw {
 
     fn shake(&mut self, hello: &Hello, check: impl FnOnce(&str, &str)) -> Option<Received> {
         let (said, answer) = self.introduce(hello)?;
+        if answer.kind == Kind::Error {
+            // Turned away at the door.
+            return Some(answer);
+        }
         let challenge: Value = serde_json::from_slice(&answer.head).expect("a challenge is JSON");
         let (mine, theirs) = (&said["nonce"], challenge["nonce"].as_str().expect("a nonce"));
         let nonces = [mine.as_str().expect("our nonce").as_bytes(), theirs.as_bytes(), said.to_string().as_bytes()]
@@ -161,7 +165,7 @@ impl Raw {
         self.receive()
     }
 
-    /// Says hello and gives the node's challenge.
+    /// Says hello and gives the node's challenge, or its refusal.
     fn introduce(&mut self, hello: &Hello) -> Option<(Value, Received)> {
         let said = json!({
             "protocol": frame::VERSION,
@@ -175,7 +179,7 @@ impl Raw {
         });
         self.send(&frame::write_head(Kind::Hello, &Tag::default(), said.to_string().as_bytes(), 0));
         let answer = self.receive()?;
-        assert_eq!(answer.kind, Kind::Hello, "{answer:?}");
+        assert!(matches!(answer.kind, Kind::Hello | Kind::Error), "{answer:?}");
         Some((said, answer))
     }
 

@@ -74,7 +74,7 @@ trait Item {
 
     fn need(&self, task: Task) -> Need;
 
-    /// Whether only the task that needs it installs it: it is large, and few want it.
+    /// Whether only the task that needs it installs it: few want it.
     fn on_demand(&self) -> bool {
         false
     }

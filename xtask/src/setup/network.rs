@@ -1,6 +1,6 @@
 //! What the test bed of `bench chain` is made with: namespaces, virtual links and their rates.
 
-use std::process::Command;
+use std::{env, process::Command};
 
 use anyhow::Result;
 
@@ -14,10 +14,17 @@ impl Item for Network {
     }
 
     fn find(&self, _: &Machine) -> Result<String> {
-        let version = command::run(Command::new("ip").arg("-Version"))?;
-        command::run(Command::new("tc").arg("-Version"))?;
-        command::run(Command::new("nsenter").arg("--version"))?;
+        // Some are for administrators, in folders that not everybody has in the path.
+        let mut path = env::var_os("PATH").unwrap_or_default();
+        path.push(":/usr/sbin:/sbin");
+        let version = command::run(Command::new("ip").arg("-Version").env("PATH", &path))?;
+        command::run(Command::new("tc").arg("-Version").env("PATH", &path))?;
+        command::run(Command::new("nsenter").arg("--version").env("PATH", &path))?;
         Ok(version.trim().to_owned())
+    }
+
+    fn on_demand(&self) -> bool {
+        true
     }
 
     fn install(&self, machine: &mut Machine) -> Result<()> {

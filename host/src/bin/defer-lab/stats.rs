@@ -50,6 +50,8 @@ pub struct Counters {
 
 #[derive(Debug, Deserialize)]
 pub struct Timing {
+    pub count: u64,
+    pub sum_us: f64,
     pub median_us: f64,
 }
 

@@ -12,6 +12,7 @@
 use super::group::{self, Group};
 use crate::cluster::Process;
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::Ipv4Addr;
@@ -25,6 +26,7 @@ const NAMESPACES: &str = "/run/netns";
 const BRIDGE: &str = "bridge";
 /// 198.18.0.0/15 is set aside for benchmarks of networks (RFC 2544); here it exists inside the namespaces only.
 pub const HUB: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 0);
 /// A burst that the kernel can hand to the link at one tick of its timer, and what a token bucket needs at least.
 const SMALLEST_BURST: u64 = 64 * 1024;
 
@@ -58,12 +60,10 @@ pub fn remove(bed: &str) {
         if !name.starts_with(&format!("{bed}-")) {
             continue;
         }
-        let processes = Command::new("ip").args(["netns", "pids", &name]).output();
-        for process in processes.iter().flat_map(|out| {
-            String::from_utf8_lossy(&out.stdout).into_owned().lines().map(str::to_owned).collect::<Vec<_>>()
-        }) {
-            let _ = run("kill", &["-9", &process]);
-        }
+        let processes = Command::new("ip").args(["netns", "pids", &name]).env("PATH", path()).output();
+        let processes =
+            processes.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
+        processes.lines().for_each(|process| signal(process, Signal::KILL));
         let _ = run("ip", &["netns", "del", &name]);
     }
     group::remove(bed);
@@ -79,6 +79,7 @@ pub fn remove_stale() {
             beds.push(format!("{PREFIX}{process}"));
         }
     }
+    beds.sort_unstable();
     beds.dedup();
     beds.iter().for_each(|bed| remove(bed));
 }
@@ -86,7 +87,7 @@ pub fn remove_stale() {
 /// The bed, seen from inside its hub.
 pub struct Bed {
     name: String,
-    hosts: u8,
+    hosts: u16,
 }
 
 impl Bed {
@@ -107,10 +108,11 @@ impl Bed {
     /// A new machine: a namespace of its own, linked to the bridge at `mbit` Mbit/s (`None`: as fast as the kernel is),
     /// with `share` of the machine's means.
     pub fn host(&mut self, what: &str, mbit: Option<u32>, share: group::Share) -> Result<Host> {
-        self.hosts = self.hosts.checked_add(1).context("a test bed has room for 255 hosts")?;
+        self.hosts = self.hosts.checked_add(1).context("a test bed has room for 65,535 hosts")?;
         let host = Host {
             namespace: self.name_of(what),
-            address: Ipv4Addr::new(198, 18, 1, self.hosts),
+            // From 198.18.1.1 on.
+            address: Ipv4Addr::from_bits(FIRST.to_bits() + u32::from(self.hosts)),
             port: format!("port{}", self.hosts),
             group: Group::new(&self.name_of(what), share)?,
         };
@@ -184,6 +186,20 @@ impl Drop for Host {
     }
 }
 
+/// Sends a signal to a process, if it is there.
+pub fn signal(process: &str, signal: Signal) {
+    if let Some(process) = process.trim().parse().ok().and_then(Pid::from_raw) {
+        let _ = kill_process(process, signal);
+    }
+}
+
+/// Where programs are, those for administrators included, which not everybody has in the path.
+fn path() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    path
+}
+
 /// Bytes that may go out at once: what the rate yields in 2 ms.
 fn burst(mbit: u32) -> u64 {
     (u64::from(mbit) * 1_000_000 / 8 / 500).max(SMALLEST_BURST)
@@ -191,7 +207,7 @@ fn burst(mbit: u32) -> u64 {
 
 /// Runs a program to its end; the error holds what it said.
 pub fn run(program: &str, args: &[&str]) -> Result<()> {
-    let output = Command::new(program).args(args).stdin(Stdio::null()).output();
+    let output = Command::new(program).args(args).env("PATH", path()).stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot run {program}; cargo xtask setup installs it"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

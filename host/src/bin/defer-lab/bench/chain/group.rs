@@ -1,13 +1,19 @@
 //! Control groups, version 1 or 2, whichever is mounted: what a machine of the test bed may use, and what it has used.
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Over which a CPU share is granted: short, so that a node computes in many small slices, as a slow CPU would.
-const PERIOD: Duration = Duration::from_millis(10);
+/// Over which a CPU share is granted, in µs: short, so that a node computes in many small slices, as a slow CPU would …
+const PERIOD: f64 = 10_000.0;
+/// … but not shorter than what a share of at least this, in µs, needs: the kernel grants no less.
+const LEAST_QUOTA: f64 = 1000.0;
+/// The kernel's longest period, in µs, and so the smallest share.
+const LONGEST_PERIOD: f64 = 1e6;
+pub const SMALLEST_SHARE: f64 = LEAST_QUOTA / LONGEST_PERIOD;
 
 /// What a machine has of this one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,14 +43,16 @@ enum Usage {
 
 impl Group {
     pub fn new(name: &str, share: Share) -> Result<Self> {
-        let quota = share.cpu.map(|cpus| (PERIOD.as_micros() as f64 * cpus).round().max(1000.0) as u64);
-        let period = PERIOD.as_micros();
+        let period = share.cpu.map_or(PERIOD, |cpus| (LEAST_QUOTA / cpus).ceil().clamp(PERIOD, LONGEST_PERIOD));
+        let quota = share.cpu.map(|cpus| (period * cpus).round());
         let bytes = share.memory_mb.map(|mb| mb << 20);
         if let Some(root) = version_2() {
             let folder = root.join(name);
             make(&folder)?;
             // The controllers may be on already, or not ours to turn on: what matters is whether the files are there.
-            let _ = fs::write(root.join("cgroup.subtree_control"), "+cpu +memory");
+            for controller in ["+cpu", "+memory"] {
+                let _ = fs::write(root.join("cgroup.subtree_control"), controller);
+            }
             if let Some(quota) = quota {
                 set(&folder.join("cpu.max"), &format!("{quota} {period}"))?;
             }
@@ -70,6 +78,8 @@ impl Group {
         if let Some(bytes) = bytes {
             let memory = hierarchy("memory")?;
             set(&memory.join("memory.limit_in_bytes"), &bytes.to_string())?;
+            // Where swap is counted.
+            let _ = fs::write(memory.join("memory.memsw.limit_in_bytes"), bytes.to_string());
             folders.push(memory);
         }
         folders.dedup();
@@ -126,7 +136,7 @@ pub fn remove(prefix: &str) {
             // A group can be removed once the kernel has buried its processes.
             for _ in 0..50 {
                 for process in fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default().lines() {
-                    let _ = super::bed::run("kill", &["-9", process]);
+                    super::bed::signal(process, Signal::KILL);
                 }
                 if fs::remove_dir(&folder).is_ok() {
                     break;

@@ -16,11 +16,29 @@ use super::machine::Machine;
 use crate::folder::Folder;
 use crate::{cluster, subject, usage};
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
+use defer_host::relay::CodecChoice;
+use rustix::process::Signal;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 use systems::Bench;
+
+/// An engine that nodes can be told to compute with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Engine {
+    Onnxruntime,
+    Tract,
+}
+
+impl Engine {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Onnxruntime => "onnxruntime",
+            Self::Tract => "tract",
+        }
+    }
+}
 
 /// Tells the program inside which bed it is in.
 const BED: &str = "DEFER_BED";
@@ -60,15 +78,15 @@ pub struct ChainArgs {
     memory_mb: Option<u64>,
     /// Codecs of all hops, as `dispatch --codec` takes them
     #[arg(long, default_value = "raw,auto", value_name = "C,…", value_delimiter = ',')]
-    codec: Vec<String>,
+    codec: Vec<CodecChoice>,
     /// Inference engines
     #[arg(long, default_value = "onnxruntime,tract", value_name = "E,…", value_delimiter = ',')]
-    engine: Vec<String>,
+    engine: Vec<Engine>,
     /// Counted time of each measurement, in seconds
     #[arg(long, default_value_t = 12.0, value_name = "S")]
     seconds: f64,
     /// Requests kept under way; by default twice as many as nodes
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     in_flight: Option<u16>,
     /// Also the DEFER method, as a TensorFlow program (installs TensorFlow into a virtual environment: 2 GB)
     #[arg(long)]
@@ -87,8 +105,12 @@ impl ChainArgs {
     }
 
     fn check(&self) -> Result<()> {
-        if !(self.cpu > 0.0 && self.cpu <= 64.0) {
-            return Err(usage(format!("--cpu {} is no share of CPUs; give one like 0.2", self.cpu)));
+        if !(group::SMALLEST_SHARE..=64.0).contains(&self.cpu) {
+            let least = group::SMALLEST_SHARE;
+            return Err(usage(format!("--cpu {} is no share of CPUs from {least} to 64; give one like 0.2", self.cpu)));
+        }
+        if self.peers && peers::keras_model(&self.model).is_none() {
+            return Err(usage(format!("Keras has no network \"{}\"; leave out --peers", self.model)));
         }
         if !(self.seconds > 0.0 && self.seconds.is_finite()) {
             return Err(usage(format!("--seconds {} is no duration; give one like 12", self.seconds)));
@@ -116,7 +138,7 @@ impl Drop for Supervisor {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             let pid = child.id().to_string();
-            let _ = bed::run("kill", &["-TERM", &pid]);
+            bed::signal(&pid, Signal::TERM);
             let end = std::time::Instant::now() + LEAVE;
             while matches!(child.try_wait(), Ok(None)) && std::time::Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(20));
@@ -159,7 +181,7 @@ async fn inside(args: ChainArgs, bed: String) -> Result<()> {
     let subject = subject::find(args.model.clone(), Vec::new()).await?;
     let bed = bed::Bed::open(bed)?;
     let bench = Bench::new(&args, subject, bed, folder, cluster::binary()?);
-    let rows = bench.run().await?;
+    let (rows, result) = bench.run().await;
     if let Some(dir) = &args.svg {
         plot::write(dir, &args.model, &rows)?;
     }
@@ -168,7 +190,8 @@ async fn inside(args: ChainArgs, bed: String) -> Result<()> {
         true => serde_json::to_string(&Document { bench: "chain", machine, rows })? + "\n",
         false => format!("{machine}\n\n{}", report::table_of(&rows)),
     };
-    defer_host::stdout::write(&text).context("cannot write the result")
+    defer_host::stdout::write(&text).context("cannot write the result")?;
+    result
 }
 
 /// The smallest of `sorted` that at least `share` percent of all do not exceed, in ms; 0 where there are none.

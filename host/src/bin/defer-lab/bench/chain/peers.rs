@@ -9,6 +9,7 @@ use crate::subject::Subject;
 use anyhow::{Context as _, Result, bail, ensure};
 use defer_models::Cache;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,23 @@ fn script(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
 /// A command that runs `subject` in ONNX Runtime from Python for `seconds`.
 pub fn onnxruntime(folder: &Path, subject: &Subject, seconds: f64) -> Result<Vec<OsString>> {
     let script = script(folder, "onnxruntime_alone.py", ONNXRUNTIME)?;
-    Ok(vec![python("reference")?.into(), script.into(), subject.file.clone().into(), seconds.to_string().into()])
+    let request = subject.requests.first().context("the network has no inputs to measure with")?;
+    let shapes: BTreeMap<&str, &[usize]> =
+        request.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice())).collect();
+    let shapes = serde_json::to_string(&shapes)?;
+    let file = subject.file.clone();
+    Ok(vec![python("reference")?.into(), script.into(), file.into(), seconds.to_string().into(), shapes.into()])
+}
+
+/// What Keras calls a network of the catalogue.
+pub fn keras_model(name: &str) -> Option<&'static str> {
+    match name {
+        "resnet50" => Some("ResNet50"),
+        "vgg16" => Some("VGG16"),
+        "vgg19" => Some("VGG19"),
+        "mobilenetv2" => Some("MobileNetV2"),
+        _ => None,
+    }
 }
 
 /// What a run of DEFER's method came to.
@@ -86,13 +103,7 @@ pub async fn defer_method(folder: &Path, hosts: &[Host], args: &ChainArgs, codec
     let python = python("defer-method")?;
     let script = script(folder, "defer_keras.py", DEFER)?;
     let count = hosts.len().to_string();
-    let model = match args.model.as_str() {
-        "resnet50" => "ResNet50",
-        "vgg16" => "VGG16",
-        "vgg19" => "VGG19",
-        "mobilenetv2" => "MobileNetV2",
-        other => bail!("Keras has no network \"{other}\"; leave out --peers"),
-    };
+    let model = keras_model(&args.model).context("a network that Keras has")?;
     let mut nodes = Vec::new();
     for (index, host) in hosts.iter().enumerate() {
         let next = hosts.get(index + 1).map_or_else(|| super::bed::HUB, |host| host.address);

@@ -33,7 +33,9 @@ pub fn write(dir: &Path, model: &str, rows: &[Row]) -> Result<()> {
         let codec = row.codec.as_deref().map(|codec| format!(", {codec}")).unwrap_or_default();
         let name = format!("{} {}{codec}", row.system, row.engine);
         let rate = row.link_mbit.map(|mbit| format!(" at {mbit} Mbit/s")).unwrap_or_default();
-        over_nodes.entry(format!("{name}{rate}")).or_default().push((f64::from(row.nodes), row.vs_single));
+        if let Some(times) = row.vs_single {
+            over_nodes.entry(format!("{name}{rate}")).or_default().push((f64::from(row.nodes), times));
+        }
         if let Some(mbit) = row.link_mbit {
             let name = format!("{name}, {} nodes", row.nodes);
             over_rates.entry(name).or_default().push((f64::from(mbit), row.throughput_rps));
@@ -76,7 +78,7 @@ fn lines(file: &Path, title: &str, x: &str, y: &str, mut all: Lines) -> Result<(
         .x_label_area_size(44)
         .y_label_area_size(60)
         .build_cartesian_2d(0.0..widest * 1.02, 0.0..highest)?;
-    chart.configure_mesh().x_desc(x).y_desc(y).label_style(FONT).axis_desc_style(FONT).draw()?;
+    chart.configure_mesh().x_desc(x).y_desc(y).max_light_lines(0).label_style(FONT).axis_desc_style(FONT).draw()?;
     for (index, (name, points)) in all.iter().enumerate() {
         let colour = COLOURS[index % COLOURS.len()];
         let dots = points.iter().map(|&p| Circle::new(p, 4, colour.filled()));
@@ -115,6 +117,7 @@ fn stages(file: &Path, title: &str, stages: &[StageTime], cpu: f64) -> Result<()
     chart
         .configure_mesh()
         .disable_x_mesh()
+        .max_light_lines(0)
         .x_labels(stages.len())
         .x_label_formatter(&|x| format!("{x:.0}"))
         .x_desc("stage")
@@ -139,6 +142,11 @@ fn stages(file: &Path, title: &str, stages: &[StageTime], cpu: f64) -> Result<()
             .label(name)
             .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], colour.filled()));
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).label_font(FONT).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.8))
+        .label_font(FONT)
+        .draw()?;
     root.present().with_context(|| format!("cannot write {}", file.display()))
 }

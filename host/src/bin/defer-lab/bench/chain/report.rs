@@ -22,11 +22,11 @@ pub struct Row {
     /// Whether a codec that changes values was at work.
     pub lossy: bool,
     pub throughput_rps: f64,
-    /// Throughput over that of the same engine alone on one such node, in the same run.
-    pub vs_single: f64,
+    /// Throughput over that of the same engine alone on one such node, in the same run; `null` where that did not run.
+    pub vs_single: Option<f64>,
     pub cpu_ms_per_inference_max_node: f64,
     /// The same over what one inference takes of the same engine alone.
-    pub cpu_vs_single: f64,
+    pub cpu_vs_single: Option<f64>,
     /// Encoded bytes of tensors that left all stages but the last.
     pub bytes_per_inference: Option<f64>,
     pub p50_ms: f64,
@@ -49,7 +49,7 @@ impl Row {
     }
 }
 
-/// Medians of one stage, in ms.
+/// Means of one stage, in ms.
 #[derive(Clone, Debug, Serialize)]
 pub struct StageTime {
     pub cpu_ms: f64,
@@ -91,9 +91,9 @@ pub fn table_of(rows: &[Row]) -> String {
                 row.link_mbit.map_or_else(dash, |mbit| mbit.to_string()),
                 row.codec.clone().unwrap_or_else(dash),
                 format!("{:.2}", row.throughput_rps),
-                format!("{:.2}", row.vs_single),
+                row.vs_single.map_or_else(dash, |times| format!("{times:.2}")),
                 format!("{:.1}", row.cpu_ms_per_inference_max_node),
-                format!("{:.3}", row.cpu_vs_single),
+                row.cpu_vs_single.map_or_else(dash, |times| format!("{times:.3}")),
                 row.bytes_per_inference.map_or_else(dash, |bytes| format!("{:.0}", bytes / 1e3)),
                 format!("{:.0}", row.p50_ms),
                 format!("{:.0}", row.p99_ms),

@@ -10,7 +10,7 @@ use crate::cluster::{DISPATCHER_PORTS, DISPATCHER_UP, NODE_PORTS, Process};
 use crate::compare::difference;
 use crate::folder::Folder;
 use crate::stages;
-use crate::stats::{self, StageStats};
+use crate::stats::{self, StageStats, Timing};
 use crate::step::Step;
 use crate::subject::Subject;
 use anyhow::{Context as _, Result};
@@ -55,11 +55,17 @@ impl<'a> Bench<'a> {
         Self { args, subject, bed, folder, binary, rows: Vec::new() }
     }
 
-    /// Measures everything that was asked for.
-    pub async fn run(mut self) -> Result<Vec<Row>> {
+    /// Measures everything that was asked for; where something fails, what was measured until then comes with the error.
+    pub async fn run(mut self) -> (Vec<Row>, Result<()>) {
+        let result = self.measure_all().await;
+        self.relate();
+        (self.rows, result)
+    }
+
+    async fn measure_all(&mut self) -> Result<()> {
         let args = self.args;
         let reference = self.reference()?;
-        for engine in &args.engine {
+        for engine in args.engine.iter().map(|engine| engine.name()) {
             self.alone(engine).await?;
             for &nodes in &args.nodes {
                 self.chain(engine, nodes, &reference).await?;
@@ -72,8 +78,7 @@ impl<'a> Bench<'a> {
         if args.peers {
             self.defer_method().await?;
         }
-        self.relate();
-        Ok(self.rows)
+        Ok(())
     }
 
     fn share(&self) -> Share {
@@ -95,9 +100,12 @@ impl<'a> Bench<'a> {
         let share = Share { cpu: None, memory_mb: None };
         let door = self.bed.host(&format!("dispatcher-{engine}-{nodes}"), args.dispatcher_mbit, share)?;
         let chain = self.nodes(engine, nodes, folder).await?;
-        for codec in &args.codec {
-            let dispatcher = self.dispatcher(&door, &chain, codec).await?;
-            for &mbit in &args.link_mbit {
+        // Fast links first: a node that chooses codecs takes its time to believe that a link has become faster.
+        let mut rates = args.link_mbit.clone();
+        rates.sort_unstable_by(|a, b| b.cmp(a));
+        for codec in args.codec.iter().map(ToString::to_string) {
+            let dispatcher = self.dispatcher(&door, &chain, &codec).await?;
+            for &mbit in &rates {
                 for (_, host) in &chain.nodes {
                     host.shape(Some(mbit))?;
                 }
@@ -225,9 +233,9 @@ impl<'a> Bench<'a> {
             }
             row.stage_times.push(StageTime {
                 cpu_ms,
-                decode_ms: now.decode.median_us / 1e3,
-                compute_ms: now.compute.median_us / 1e3,
-                encode_ms: now.encode.median_us / 1e3,
+                decode_ms: mean_ms(&then.decode, &now.decode),
+                compute_ms: mean_ms(&then.compute, &now.compute),
+                encode_ms: mean_ms(&then.encode, &now.encode),
                 bytes_out,
             });
         }
@@ -333,11 +341,21 @@ impl<'a> Bench<'a> {
         };
         let rows = self.rows.clone();
         for row in &mut self.rows {
-            row.vs_single = row.throughput_rps / single(&rows, &row.engine, |row| row.throughput_rps);
+            // There is none where only another engine was asked for.
+            row.vs_single = finite(row.throughput_rps / single(&rows, &row.engine, |row| row.throughput_rps));
             let cpu = single(&rows, &row.engine, |row| row.cpu_ms_per_inference_max_node);
-            row.cpu_vs_single = row.cpu_ms_per_inference_max_node / cpu;
+            row.cpu_vs_single = finite(row.cpu_ms_per_inference_max_node / cpu);
         }
     }
+}
+
+/// Of what came between two looks at a series, in ms.
+fn mean_ms(before: &Timing, after: &Timing) -> f64 {
+    (after.sum_us - before.sum_us) / 1e3 / after.count.saturating_sub(before.count).max(1) as f64
+}
+
+fn finite(number: f64) -> Option<f64> {
+    number.is_finite().then_some(number)
 }
 
 fn alone_row(row: Row, engine: &str, alone: &[Alone]) -> Row {
