@@ -38,6 +38,21 @@ fn the_catalogues_networks_compute_the_same_on_both_engines() {
     }
 }
 
+/// The VGGs are too large for slices of them in every test run: of the two, one, whole.
+#[test]
+fn a_vgg_computes_the_same_on_both_engines() {
+    let file = super::catalogue::fetched("vgg16").expect("it is generated");
+    let samples = defer_models::find("vgg16").unwrap().sample_inputs().unwrap();
+    let (_, inputs) = &samples[0];
+    let [want, got] = both().map(|engine| {
+        let mut whole = build::load_whole(&file, engine.as_ref(), ONE_THREAD).unwrap();
+        run(whole.as_mut(), inputs)
+    });
+    let worst = difference(&got, &want);
+    println!("vgg16: {worst:.1e} whole");
+    assert!(worst <= BETWEEN_ENGINES, "{worst}");
+}
+
 #[test]
 fn random_networks_compute_the_same_on_both_engines() {
     let [onnxruntime, tract] = both();
