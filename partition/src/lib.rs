@@ -10,17 +10,21 @@
 //! 6. [`Partition`] says what each stage takes, makes and hands on;
 //! 7. [`slice::slice`] makes each stage an ONNX model of its own, with its weights apart.
 //!
+//! [`profile`] is what a network costs, [`cluster`] the machines that it may run on.
+//!
 //! [`dims`] settles the sizes that a model leaves open; [`testing`] makes random networks for tests.
 //!
 //! The crate runs nothing itself: times, and types of the tensors that cross cuts, come from the caller's engine.
 
 pub mod atoms;
+pub mod cluster;
 pub mod cut;
 pub mod dims;
 pub mod fold;
 pub mod graph;
 pub mod onnx;
 pub mod plan;
+pub mod profile;
 pub mod slice;
 pub mod tensor;
 pub mod testing;

@@ -1,4 +1,4 @@
-//! The planner: atoms in order, into a given number of stages, with the smallest bottleneck.
+//! Atoms in order, into a given number of equal stages, with the smallest bottleneck.
 //!
 //! A stage costs more than its atoms: at its edges an engine leaves the layout that it computes in, fuses nothing, and
 //! hands tensors on. So each boundary has a cost of its own, half of which each stage beside a cut there bears. Where the
