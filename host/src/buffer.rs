@@ -27,6 +27,19 @@ impl Pool {
     /// An empty buffer with room for `len` bytes: the smallest spare one that fits without wasting over half of it,
     /// else a new one.
     pub fn take(&self, len: usize) -> Vec<u8> {
+        let mut buffer = self.spare(len);
+        buffer.clear();
+        buffer
+    }
+
+    /// A buffer of `len` bytes to be written over: what stands in it is what its last user left, or 0.
+    pub fn take_filled(&self, len: usize) -> Vec<u8> {
+        let mut buffer = self.spare(len);
+        buffer.resize(len, 0);
+        buffer
+    }
+
+    fn spare(&self, len: usize) -> Vec<u8> {
         if len >= SMALL {
             let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
             let best = (0..spare.buffers.len())
@@ -42,12 +55,11 @@ impl Pool {
     }
 
     /// Takes back a buffer that is no longer needed, evicting the oldest spare ones to stay within the limit.
-    pub fn give(&self, mut buffer: Vec<u8>) {
+    pub fn give(&self, buffer: Vec<u8>) {
         let size = buffer.capacity();
         if size < SMALL {
             return;
         }
-        buffer.clear();
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if size > spare.limit {
             return;
@@ -80,6 +92,9 @@ mod tests {
         let again = pool.take(90_000);
         assert_eq!(again.as_ptr(), at);
         assert!(again.is_empty());
+        pool.give(again);
+        assert_eq!(pool.take_filled(80_000).len(), 80_000);
+        assert_eq!(pool.take_filled(10), [0; 10]);
     }
 
     #[test]

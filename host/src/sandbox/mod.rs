@@ -21,8 +21,8 @@ use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder, UpdateDea
 use wasmtime_wasi_nn::Tensor as WasiTensor;
 use wasmtime_wasi_nn::wit::{WasiNnCtx, WasiNnView};
 
-/// How often a guest that computes is looked at.
-const TICK: Duration = Duration::from_millis(10);
+/// How often a guest that computes is looked at: rarely, since the clock ticks on an idle node too, and a small one feels it.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What one stage's component may use. The engine works outside of these.
 #[derive(Clone, Copy, Debug)]

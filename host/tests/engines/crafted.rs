@@ -17,7 +17,7 @@ use defer_partition::slice::Slice;
 use defer_partition::testing::op;
 use defer_partition::{DType, Tensor, TensorInfo};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SHAPE: [i64; 4] = [1, 2, 4, 4];
 
@@ -192,7 +192,13 @@ fn from_a_case_on() {
         std::fs::write(&path, parts(node, constants).artifact()).unwrap();
         let digest = Digest::of(std::fs::File::open(&path).unwrap()).unwrap();
         match runtime.block_on(loader.load_in_time(digest, &path, None)) {
-            Ok(_) => println!("loaded"),
+            Ok(loaded) => {
+                // Once more: the engine now writes into memory that was made for the warm-up's outputs.
+                let deadline = Some(Instant::now() + Duration::from_secs(2));
+                let x = Tensor::from_f32(vec![1, 2, 4, 4], &[-1.0; 32]).unwrap();
+                let again = loaded.instance().map(|mut stage| stage.run_until(deadline, vec![("x".into(), x)]).is_ok());
+                println!("loaded, and again {again:?}");
+            }
             Err(error @ LoadError::Late(_)) => {
                 // The engine keeps that thread: go on without it.
                 println!("{error}");

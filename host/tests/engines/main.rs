@@ -3,6 +3,7 @@
 
 mod crafted;
 mod networks;
+mod outputs;
 mod prepacking;
 #[path = "../support/mod.rs"]
 mod support;

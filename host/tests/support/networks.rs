@@ -130,7 +130,7 @@ pub fn value(name: &str, dtype: DType, dims: &[i64]) -> ValueInfoProto {
 }
 
 /// An operator with one integer attribute.
-fn op_with(op_type: &str, inputs: &[&str], outputs: &[&str], (name, i): (&str, i64)) -> NodeProto {
+pub fn op_with(op_type: &str, inputs: &[&str], outputs: &[&str], (name, i): (&str, i64)) -> NodeProto {
     let mut node = op(op_type, inputs, outputs);
     node.attribute.push(AttributeProto {
         name: Some(name.into()),

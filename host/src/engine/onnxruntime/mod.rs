@@ -1,6 +1,8 @@
 //! ONNX Runtime, from its shared library, loaded at run time.
 
+mod call;
 mod entry;
+mod outputs;
 mod tensors;
 mod traps;
 
@@ -8,10 +10,14 @@ use super::panic::caught;
 use super::watchdog::{Alarm, Brake, Watch, watch};
 use super::{Engine, EngineError, Model, Named, Options, Prepacking, Session};
 use crate::buffer::Pool;
+use defer_partition::Tensor;
 use ort::environment::Environment;
 use ort::session::builder::{GraphOptimizationLevel, LoadCanceler};
 use ort::session::{RunOptions, Session as OrtSession};
+use ort::value::Outlet;
+use outputs::Expected;
 use std::env;
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -121,9 +127,11 @@ impl Engine for OnnxRuntime {
             }
         };
         let session = guarded(load).map_err(|cause| EngineError::Load { engine: NAME, cause })?;
-        let outputs = session.outputs().iter().map(|outlet| outlet.name().to_owned()).collect();
-        let run = RunOptions::new().map_err(|error| EngineError::Load { engine: NAME, cause: error.to_string() })?;
-        Ok(Box::new(Loaded { session, outputs, run: Arc::new(Run { options: run, stopped: AtomicBool::new(false) }) }))
+        let unfit = |error: ort::Error| EngineError::Load { engine: NAME, cause: error.to_string() };
+        let inputs = names(session.inputs()).map_err(unfit)?;
+        let outputs = names(session.outputs()).map_err(unfit)?;
+        let run = Arc::new(Run { options: RunOptions::new().map_err(unfit)?, stopped: AtomicBool::new(false) });
+        Ok(Box::new(Loaded { session, inputs, outputs, expected: Expected::Unknown, run }))
     }
 }
 
@@ -160,19 +168,87 @@ impl Brake for Run {
     }
 }
 
+/// Names as the `ort` crate and as the runtime itself take them.
+type Names = Vec<(String, CString)>;
+
+fn names(outlets: &[Outlet]) -> ort::Result<Names> {
+    let both = |outlet: &Outlet| {
+        let name = outlet.name().to_owned();
+        let c = CString::new(name.as_str()).map_err(|error| ort::Error::new(error.to_string()))?;
+        Ok((name, c))
+    };
+    outlets.iter().map(both).collect()
+}
+
 struct Loaded {
     session: OrtSession,
-    outputs: Vec<String>,
+    inputs: Names,
+    outputs: Names,
+    expected: Expected,
     run: Arc<Run>,
+}
+
+impl Loaded {
+    /// Has the runtime allocate the outputs, and copies them.
+    fn run_out_of_place(&mut self, inputs: &[Named], pool: &Pool) -> ort::Result<Vec<Named>> {
+        let mut values = Vec::with_capacity(inputs.len());
+        for (name, tensor) in inputs {
+            values.push((name.as_str(), tensors::input(tensor)?));
+        }
+        let results = self.session.run_with_options(values, &self.run.options)?;
+        let copy = |(name, _): &(String, CString)| {
+            let value = results.get(name).ok_or_else(|| ort::Error::new(format!("no output \"{name}\"")))?;
+            Ok((name.clone(), tensors::output(value, pool)?))
+        };
+        self.outputs.iter().map(copy).collect()
+    }
+
+    /// Has the runtime write the outputs into `memory`.
+    fn run_in_place(&mut self, inputs: &[Named], memory: &mut [Tensor]) -> ort::Result<()> {
+        let mut values = Vec::with_capacity(inputs.len());
+        for (name, tensor) in inputs {
+            let known = self.inputs.iter().find(|(known, _)| known == name);
+            let (_, name) = known.ok_or_else(|| ort::Error::new(format!("no input \"{name}\"")))?;
+            values.push((name.as_c_str(), tensors::input(tensor)?));
+        }
+        let mut written = Vec::with_capacity(memory.len());
+        for ((_, name), tensor) in self.outputs.iter().zip(memory) {
+            written.push((name.as_c_str(), outputs::writable(tensor)?));
+        }
+        call::run_into(&mut self.session, &self.run.options, &values, &mut written)
+    }
+
+    fn run_once(&mut self, inputs: &[Named], pool: &Pool) -> ort::Result<Vec<Named>> {
+        let mut surprised = false;
+        if let Some(mut memory) = self.expected.memory(inputs, pool) {
+            match self.run_in_place(inputs, &mut memory) {
+                Ok(()) => return Ok(self.outputs.iter().map(|(name, _)| name.clone()).zip(memory).collect()),
+                Err(error) => {
+                    memory.into_iter().for_each(|tensor| pool.give(tensor.data));
+                    if self.run.stopped.load(Ordering::Relaxed) {
+                        return Err(error);
+                    }
+                    surprised = true;
+                }
+            }
+        }
+        // If it fails as well, then not for what the outputs were expected to be.
+        let outputs = self.run_out_of_place(inputs, pool)?;
+        match surprised {
+            true => self.expected = Expected::Never,
+            false => self.expected.learn(inputs, &outputs),
+        }
+        Ok(outputs)
+    }
 }
 
 impl Session for Loaded {
     fn inputs(&self) -> Vec<String> {
-        self.session.inputs().iter().map(|outlet| outlet.name().to_owned()).collect()
+        self.inputs.iter().map(|(name, _)| name.clone()).collect()
     }
 
     fn outputs(&self) -> Vec<String> {
-        self.outputs.clone()
+        self.outputs.iter().map(|(name, _)| name.clone()).collect()
     }
 
     fn brake(&self) -> Option<Arc<dyn Brake>> {
@@ -180,21 +256,7 @@ impl Session for Loaded {
     }
 
     fn run(&mut self, inputs: &[Named], pool: &Pool) -> Result<Vec<Named>, EngineError> {
-        let run = || -> ort::Result<Vec<Named>> {
-            let mut values = Vec::with_capacity(inputs.len());
-            for (name, tensor) in inputs {
-                values.push((name.as_str(), tensors::input(tensor)?));
-            }
-            let results = self.session.run_with_options(values, &self.run.options)?;
-            self.outputs
-                .iter()
-                .map(|name| {
-                    let value = results.get(name).ok_or_else(|| ort::Error::new(format!("no output \"{name}\"")))?;
-                    Ok((name.clone(), tensors::output(value, pool)?))
-                })
-                .collect()
-        };
-        guarded(run).map_err(|cause| EngineError::Run { engine: NAME, cause })
+        guarded(|| self.run_once(inputs, pool)).map_err(|cause| EngineError::Run { engine: NAME, cause })
     }
 }
 
