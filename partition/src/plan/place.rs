@@ -1,0 +1,500 @@
+//! From a profile and a cluster to a plan: which search answers, and what the alternatives are.
+
+use super::error::{NoPlan, megabytes};
+use super::exact::Exact;
+use super::machines::Machines;
+use super::memory::{Change, Fit, Memory};
+use super::model::{Model, ROUNDING};
+use super::paths::{Depth, Outcome, Paths};
+use super::placement::{Alternative, Kind, Placement, throughput};
+use super::route::{Cost, Leg, Route, dispatcher};
+use super::search::{Order, Orders, Start};
+use crate::cluster::Cluster;
+use crate::profile::Profile;
+use crate::testing::Random;
+use std::time::{Duration, Instant};
+
+/// What a plan is to be good at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Objective {
+    /// The smallest bottleneck; of plans with the same one, the exact planner takes the one with the least latency.
+    #[default]
+    Throughput,
+    /// The least latency of one inference when there is no other.
+    Latency,
+}
+
+/// Whether a stage may run on several nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replicas {
+    #[default]
+    Off,
+    Auto,
+}
+
+/// What is asked of the planner.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub objective: Objective,
+    /// At least 1.
+    pub max_stages: Option<usize>,
+    pub replicas: Replicas,
+    /// How long to look where not all plans can be looked at. It counts as effort, so that it does not change the plan
+    /// on a machine that is at least about as fast as the one that [`EFFORT`] was measured on; a slower one ends early.
+    pub budget: Duration,
+    pub seed: u64,
+    /// Codecs that may be used; without it, all that the profile has.
+    pub codecs: Option<Vec<String>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            objective: Objective::Throughput,
+            max_stages: None,
+            replicas: Replicas::Off,
+            budget: Duration::from_secs(10),
+            seed: 1,
+            codecs: None,
+        }
+    }
+}
+
+/// Steps of effort that count as a second of the budget: about a third of what one core does (AMD EPYC, 2026).
+const EFFORT: f64 = 6e7;
+
+/// Nodes up to which plans without replicas are always proved the best.
+pub const EXACT_NODES: usize = 8;
+
+/// The best plan for running `profile` on `cluster`.
+pub fn place(profile: &Profile, cluster: &Cluster, options: &Options) -> Result<Placement, NoPlan> {
+    profile.check().map_err(|cause| NoPlan::Invalid(format!("the profile cannot be used: {cause}")))?;
+    cluster.check().map_err(|cause| NoPlan::Invalid(format!("the cluster cannot be used: {cause}")))?;
+    if options.max_stages == Some(0) {
+        return Err(NoPlan::Invalid("cannot plan 0 stages; allow at least 1".to_owned()));
+    }
+    if let Some(unknown) = options.codecs.iter().flatten().find(|name| !has_codec(profile, name)) {
+        return Err(NoPlan::Invalid(format!("no cut of the profile has figures for codec {unknown}")));
+    }
+    let machines = Machines::new(cluster).map_err(|error| NoPlan::Invalid(error.to_string()))?;
+    let largest = machines.memory.iter().copied().max().unwrap_or(0);
+    let allowed = |name: &str| options.codecs.as_ref().is_none_or(|codecs| codecs.iter().any(|codec| codec == name));
+    let model = Model::new(profile, allowed, largest);
+    Planner { profile, cluster, options, model: &model, machines: &machines, started: Instant::now() }.place()
+}
+
+fn has_codec(profile: &Profile, name: &str) -> bool {
+    profile.cuts.is_empty() || profile.cuts.iter().flat_map(|cut| &cut.codecs).any(|codec| codec.name == name)
+}
+
+/// A plan, and what is known about how good it is.
+struct Found {
+    route: Route,
+    value: f64,
+    bound: f64,
+}
+
+struct Planner<'a> {
+    profile: &'a Profile,
+    cluster: &'a Cluster,
+    options: &'a Options,
+    model: &'a Model,
+    machines: &'a Machines,
+    started: Instant,
+}
+
+impl Planner<'_> {
+    fn place(&self) -> Result<Placement, NoPlan> {
+        let fits = Memory::new(self.model).fit(&self.machines.memory, self.max_stages());
+        let Fit::Fits(stages) = fits else { return Err(self.too_little(&fits)) };
+        let first = self.fitting(&stages);
+        let single = self.single();
+        let replication = self.replication();
+        let chain = match self.options.objective {
+            Objective::Throughput => self.chain(&first, single.as_ref()),
+            Objective::Latency => self.quickest(&first, single.as_ref()),
+        };
+        let alternatives = vec![
+            self.alternative(Kind::Chain, Some(&chain.route)),
+            self.alternative(Kind::Replication, replication.as_ref()),
+            self.alternative(Kind::Single, single.as_ref()),
+        ];
+        let best = if self.shares() { self.shared(chain, replication) } else { chain };
+        let cost = self.cost(&best.route);
+        // What rounds must not turn a bound into a contradiction.
+        let bound = best.bound.min(best.value);
+        Ok(Placement {
+            bottleneck_ms: cost.bottleneck,
+            throughput_rps: throughput(cost.bottleneck),
+            latency_ms: cost.latency,
+            lower_bound_ms: bound,
+            optimal: best.value <= bound * (1.0 + ROUNDING),
+            kind: best.route.kind(),
+            input_link_ms: self.machines.dispatcher.ms(self.profile.input_bytes),
+            stages: best.route.stages(self.model, self.machines, self.cluster),
+            alternatives,
+        })
+    }
+
+    fn max_stages(&self) -> usize {
+        self.options.max_stages.unwrap_or(usize::MAX).min(self.machines.count())
+    }
+
+    fn cost(&self, route: &Route) -> Cost {
+        route.cost(self.model, self.machines)
+    }
+
+    fn bottleneck(&self, route: &Route) -> f64 {
+        self.cost(route).bottleneck
+    }
+
+    fn alternative(&self, kind: Kind, route: Option<&Route>) -> Alternative {
+        let stages = |route: &Route| route.stages(self.model, self.machines, self.cluster);
+        match route {
+            Some(route) => Alternative::possible(kind, self.cost(route), stages(route)),
+            None => Alternative::impossible(kind, self.whole_is_too_large(kind)),
+        }
+    }
+
+    fn whole_is_too_large(&self, kind: Kind) -> String {
+        let (_, need) = self.model.memory(0, self.profile.atoms.len());
+        match kind {
+            Kind::Replication => {
+                format!("the whole network needs {}, and fewer than two nodes have that", megabytes(need))
+            }
+            _ => format!("the whole network needs {}, and no node has that", megabytes(need)),
+        }
+    }
+
+    /// Nodes that have room for the whole network.
+    fn roomy(&self) -> Vec<usize> {
+        let (_, need) = self.model.memory(0, self.profile.atoms.len());
+        (0..self.machines.count()).filter(|node| self.machines.memory[*node] >= need).collect()
+    }
+
+    fn whole_on(&self, nodes: Vec<usize>) -> Route {
+        Route { legs: vec![Leg { nodes, from: 0, to: self.model.end() }] }
+    }
+
+    fn single(&self) -> Option<Route> {
+        let speed = |node: &usize| self.machines.speed[*node];
+        let best = self.roomy().into_iter().reduce(|best, node| if speed(&node) > speed(&best) { node } else { best });
+        best.map(|node| self.whole_on(vec![node]))
+    }
+
+    /// The whole network on every node that has room: each one more makes all faster.
+    fn replication(&self) -> Option<Route> {
+        let nodes = self.roomy();
+        (nodes.len() > 1).then(|| self.whole_on(nodes))
+    }
+
+    /// The plan that the search for enough memory came upon, with the first codec of each cut.
+    fn fitting(&self, stages: &[(usize, usize)]) -> Route {
+        let mut from = 0;
+        let legs = stages.iter().map(|(node, at)| {
+            let to = self.model.points.iter().position(|point| point.at == *at);
+            let to = to.expect("positions are those of points");
+            Leg { nodes: vec![*node], from: std::mem::replace(&mut from, to), to }
+        });
+        Route { legs: legs.collect() }
+    }
+
+    /// What no plan can beat: the dispatcher's link, and all work shared by all nodes.
+    fn least(&self, nodes: usize) -> f64 {
+        let work = self.model.rest[0] / self.machines.fastest(nodes);
+        dispatcher(self.model, self.machines).bottleneck.max(work)
+    }
+
+    /// Whether a search has to give a proof however long that takes.
+    fn always_exact(&self) -> bool {
+        self.machines.count() <= EXACT_NODES || self.machines.classes().len() == 1
+    }
+
+    fn effort(&self) -> u64 {
+        (self.options.budget.as_secs_f64() * EFFORT) as u64
+    }
+
+    /// Whether this share of the budget is over by the clock: only on a machine that is slow, or busy.
+    fn past(&self, share: f64) -> bool {
+        self.started.elapsed() > self.options.budget.mul_f64(share)
+    }
+
+    /// Whether stages may run on several nodes. Latency gains nothing by that.
+    fn shares(&self) -> bool {
+        self.options.replicas == Replicas::Auto && self.options.objective == Objective::Throughput
+    }
+
+    /// The best chain.
+    fn chain(&self, first: &Route, single: Option<&Route>) -> Found {
+        let mut best = first.clone();
+        if let Some(single) = single.filter(|single| self.bottleneck(single) < self.bottleneck(&best)) {
+            best = single.clone();
+        }
+        let bound = self.least(self.max_stages());
+        let found = Found { value: self.bottleneck(&best), route: best, bound };
+        match Exact::new(self.model, self.machines, self.max_stages(), false) {
+            Some(exact) => {
+                let found = self.narrow(&exact, found, Limits { low: 0.0, always: self.always_exact() });
+                match found.value <= found.bound * (1.0 + ROUNDING) {
+                    true => found,
+                    false => self.many(found),
+                }
+            }
+            None => self.many(found),
+        }
+    }
+
+    /// Asks for plans within ever closer limits, until the best is proved or, unless it must be, effort is spent.
+    fn narrow(&self, exact: &Exact<'_>, mut found: Found, limits: Limits) -> Found {
+        let mut effort = 0;
+        let mut near = 1e-3;
+        let spent = |effort: u64| !limits.always && (effort > self.effort() / 2 || self.past(0.4));
+        found.bound = found.bound.max(limits.low);
+        while found.value > found.bound * (1.0 + ROUNDING) && !spent(effort) {
+            let strict = found.value - found.bound <= near * found.value;
+            // Just below what is known: if there is nothing, that is the best.
+            let limit = if strict { found.value * (1.0 - 1e-12) } else { (found.value + found.bound) / 2.0 };
+            match exact.within(self.machines, limit, &mut effort) {
+                Some(route) => {
+                    found.value = self.bottleneck(&route);
+                    found.route = route;
+                    near = if strict { near / 10.0 } else { near };
+                }
+                None if strict => found.bound = found.value,
+                None => found.bound = limit,
+            }
+        }
+        if found.value <= found.bound * (1.0 + ROUNDING) {
+            let latency = self.cost(&found.route).latency - dispatcher(self.model, self.machines).latency;
+            let limit = found.value * (1.0 + 1e-12);
+            if let Some(route) = exact.quickest(self.machines, limit, latency * (1.0 - ROUNDING), &mut effort) {
+                found.value = self.bottleneck(&route);
+                found.bound = found.bound.min(found.value);
+                found.route = route;
+            }
+        }
+        found
+    }
+
+    /// A chain over more unequal nodes than can all be looked at: bounds, a search in depth, and changes of the order.
+    fn many(&self, mut found: Found) -> Found {
+        let deadline = if self.shares() { 0.5 } else { 0.9 };
+        let late = || self.past(deadline);
+        let (most, count) = (self.effort(), self.machines.count());
+        let mut orders = Orders::new(self.model, self.machines, self.max_stages());
+        for order in self.first_orders(&found.route) {
+            if let Some((value, route)) = orders.best_of(&order, found.bound, found.value) {
+                (found.value, found.route) = (value, route);
+            }
+            if orders.effort > most / 8 || late() {
+                break;
+            }
+        }
+        let paths = Paths::new(self.model, self.machines, self.max_stages());
+        let mut effort = 0;
+        self.bound(&paths, &mut found, &mut effort, &late);
+        self.deepen(&paths, &mut found, &mut effort, &late);
+
+        let order = order_of(&found.route, count);
+        let start = Start { order: &order, best: found.value, bound: found.bound, shared: false };
+        let mut random = Random::new(self.options.seed);
+        let all = orders.effort + most / 2;
+        if let Some((value, route)) = orders.anneal(start, &mut random, all, &late) {
+            (found.value, found.route) = (value, route);
+        }
+        // Is it the best already?
+        let mut effort = 0;
+        while found.value > found.bound * (1.0 + ROUNDING) && !late() {
+            match paths.within(found.value * (1.0 - 1e-12), &mut effort, most / 8, Depth::Full) {
+                Outcome::Found(route) => (found.value, found.route) = (self.bottleneck(&route), route),
+                Outcome::Impossible => found.bound = found.value,
+                Outcome::OutOfEffort => break,
+            }
+        }
+        found
+    }
+
+    /// Raises the bound to what would be impossible even if nodes could be used twice.
+    fn bound(&self, paths: &Paths<'_>, found: &mut Found, effort: &mut u64, late: &dyn Fn() -> bool) {
+        let mut impossible = |found: &mut Found, limit: f64| {
+            let outcome = paths.within(limit, effort, self.effort() / 8, Depth::Relaxed);
+            let proved = matches!(outcome, Outcome::Impossible);
+            if proved {
+                found.bound = limit;
+            }
+            proved
+        };
+        // Mostly it says nothing that the sum of all work does not say.
+        let first = found.bound + (found.value - found.bound) / 50.0;
+        if found.value <= found.bound * (1.0 + ROUNDING) || !impossible(found, first) {
+            return;
+        }
+        let mut high = found.value;
+        while high - found.bound > 1e-3 * high && !late() {
+            let limit = (found.bound + high) / 2.0;
+            if !impossible(found, limit) {
+                high = limit;
+            }
+        }
+    }
+
+    /// Looks in depth for chains between the bound and what is known, as long as that is found or refuted soon.
+    fn deepen(&self, paths: &Paths<'_>, found: &mut Found, effort: &mut u64, late: &dyn Fn() -> bool) {
+        // Whether there is something between the bound and this is not known.
+        let mut open = found.bound;
+        let mut tries = 4;
+        while found.value - open > 1e-4 * found.value && tries > 0 && !late() {
+            let limit = (found.value + open) / 2.0;
+            let most = *effort + self.effort() / 16;
+            match paths.within(limit, effort, most, Depth::Full) {
+                Outcome::Found(route) => {
+                    found.value = self.bottleneck(&route);
+                    found.route = route;
+                }
+                Outcome::Impossible => (found.bound, open) = (found.bound.max(limit), limit),
+                Outcome::OutOfEffort => (open, tries) = (limit, tries - 1),
+            }
+        }
+    }
+
+    /// Orders that are worth a look: what is known, fastest first and last, and along the fastest links.
+    fn first_orders(&self, route: &Route) -> Vec<Order> {
+        let count = self.machines.count();
+        let mut by_speed: Vec<usize> = (0..count).collect();
+        by_speed.sort_by(|a, b| self.machines.speed[*b].total_cmp(&self.machines.speed[*a]));
+        let single = |nodes: &mut dyn Iterator<Item = usize>| nodes.map(|node| vec![node]).collect::<Order>();
+        let mut orders = vec![
+            order_of(route, count),
+            single(&mut by_speed.iter().copied()),
+            single(&mut by_speed.iter().rev().copied()),
+        ];
+        for start in by_speed.into_iter().take(2) {
+            let mut path = vec![start];
+            while path.len() < count {
+                let last = path[path.len() - 1];
+                let cost = |node: &usize| self.machines.hop(&[last], &[*node]).ms_per_byte;
+                let free = (0..count).filter(|node| !path.contains(node));
+                let next = free.min_by(|a, b| cost(a).total_cmp(&cost(b)));
+                path.extend(next);
+            }
+            orders.push(single(&mut path.into_iter()));
+        }
+        orders
+    }
+
+    /// The best plan of all, stages on several nodes among them.
+    fn shared(&self, chain: Found, replication: Option<Route>) -> Found {
+        let bound = self.least(self.machines.count());
+        let mut best = Found { value: chain.value, route: chain.route, bound };
+        if let Some(route) = replication.filter(|route| self.bottleneck(route) < best.value) {
+            best = Found { value: self.bottleneck(&route), route, bound };
+        }
+        let exact = Exact::new(self.model, self.machines, self.max_stages(), true);
+        if let Some(exact) = exact {
+            let always = self.machines.classes().len() == 1 || self.machines.count() <= 3;
+            best = self.narrow(&exact, best, Limits { low: bound, always });
+        }
+        if best.value <= best.bound * (1.0 + ROUNDING) {
+            return best;
+        }
+        let mut orders = Orders::new(self.model, self.machines, self.max_stages());
+        let order = order_of(&best.route, self.machines.count());
+        let start = Start { order: &order, best: best.value, bound: best.bound, shared: true };
+        let mut random = Random::new(self.options.seed);
+        let stop = || self.past(0.95);
+        if let Some((value, route)) = orders.anneal(start, &mut random, self.effort() / 2, &stop) {
+            (best.value, best.route) = (value, route);
+        }
+        best
+    }
+
+    /// The chain with the least latency. With the whole network on the fastest node nothing is faster; otherwise as exact
+    /// as [`Self::chain`].
+    fn quickest(&self, first: &Route, single: Option<&Route>) -> Found {
+        let latency = |route: &Route| self.cost(route).latency;
+        let mut best = first.clone();
+        if let Some(single) = single.filter(|single| latency(single) < latency(&best)) {
+            best = single.clone();
+        }
+        let ways = dispatcher(self.model, self.machines).latency;
+        let bound = ways + self.model.rest[0] / self.machines.fastest(1);
+        let mut found = Found { value: latency(&best), route: best, bound };
+        if found.value <= found.bound * (1.0 + ROUNDING) {
+            return found;
+        }
+        let mut effort = 0;
+        let exact = Exact::new(self.model, self.machines, self.max_stages(), false);
+        if let Some(exact) = exact.filter(Exact::can_time) {
+            let limit = (found.value - ways) * (1.0 - 1e-12);
+            if let Some(route) = exact.quickest(self.machines, f64::INFINITY, limit, &mut effort) {
+                found.value = latency(&route);
+                found.route = route;
+            }
+            found.bound = found.value;
+            return found;
+        }
+        found
+    }
+
+    /// What is short of memory, and the smallest change that would do.
+    fn too_little(&self, fit: &Fit) -> NoPlan {
+        let memory = Memory::new(self.model);
+        let memories = &self.machines.memory;
+        let node = |node: usize| &self.cluster.nodes[node].name;
+        let (largest, most) =
+            memories.iter().enumerate().max_by_key(|(at, most)| (**most, usize::MAX - at)).unwrap_or((0, &0));
+        let short = match memory.too_large(*most) {
+            Some((from, to, need)) => {
+                let name = |at: usize| format!("{at} \"{}\"", self.profile.atoms[at].name);
+                let atoms = match to - from {
+                    1 => format!("atom {}", name(from)),
+                    _ => format!("atoms {} to {}, which cannot be parted,", name(from), name(to - 1)),
+                };
+                format!(
+                    "{atoms} needs {}, and the largest node, \"{}\", has {}",
+                    megabytes(need),
+                    node(largest),
+                    megabytes(*most)
+                )
+            }
+            None => {
+                let (weights, _) = self.model.memory(0, self.profile.atoms.len());
+                let all: u64 = memories.iter().fold(0, |sum, memory| sum.saturating_add(*memory));
+                let within = match self.options.max_stages {
+                    Some(most) if most < memories.len() => format!(" in at most {most} stages"),
+                    _ => String::new(),
+                };
+                let proved = match fit {
+                    Fit::Unknown => "no way was found to",
+                    _ => "there is no way to",
+                };
+                format!(
+                    "{proved} place weights of {} and what stages compute with on {} nodes that have {} together{within}",
+                    megabytes(weights),
+                    memories.len(),
+                    megabytes(all)
+                )
+            }
+        };
+        let Change { raise, add, stages } = memory.change(memories, self.options.max_stages.unwrap_or(usize::MAX));
+        let mut cures = Vec::new();
+        cures.extend(stages.map(|stages| format!("allow {stages} stages")));
+        cures.extend(raise.map(|(at, need)| format!("raise \"{}\" to {}", node(at), megabytes(need))));
+        cures.extend(add.map(|need| format!("add one more node with at least {}", megabytes(need))));
+        // One of the nodes raised to hold the whole network is always enough.
+        NoPlan::Memory { short, cure: cures.join(", or ") }
+    }
+}
+
+struct Limits {
+    low: f64,
+    always: bool,
+}
+
+/// The groups of `route` in order, then every other node.
+fn order_of(route: &Route, count: usize) -> Order {
+    let mut order: Order = route.legs.iter().map(|leg| leg.nodes.clone()).collect();
+    let used: Vec<usize> = order.iter().flatten().copied().collect();
+    order.extend((0..count).filter(|node| !used.contains(node)).map(|node| vec![node]));
+    order
+}
