@@ -4,7 +4,7 @@ use super::model::Model;
 use std::collections::BTreeMap;
 
 /// Most sets of nodes that are all looked at; beyond that, the most promising of each size.
-const SETS: usize = 200_000;
+const SETS: usize = 50_000;
 const KEPT: usize = 400;
 
 /// Whether memories suffice.
@@ -70,6 +70,9 @@ impl<'a> Memory<'a> {
         memories.iter().enumerate().for_each(|(node, memory)| classes.entry(*memory).or_default().push(node));
         let classes: Vec<(u64, Vec<usize>)> = classes.into_iter().rev().collect();
         let end = self.positions.len() - 1;
+        if let Some(stages) = self.largest_first(&classes, max_stages) {
+            return Fit::Fits(stages);
+        }
         let reach: Vec<Vec<usize>> =
             classes.iter().map(|(memory, _)| (0..=end).map(|from| self.reach(from, *memory)).collect()).collect();
         // By size: which set has come how far, and the class that came last with what was before.
@@ -105,6 +108,24 @@ impl<'a> Memory<'a> {
             layers.push(layer);
         }
         if dropped { Fit::Unknown } else { Fit::Impossible }
+    }
+
+    /// Mostly the largest nodes in any order are enough.
+    fn largest_first(&self, classes: &[(u64, Vec<usize>)], max_stages: usize) -> Option<Vec<(usize, usize)>> {
+        let (mut at, mut stages) = (0, Vec::new());
+        let nodes = classes.iter().flat_map(|(memory, nodes)| nodes.iter().map(move |node| (*memory, *node)));
+        for (memory, node) in nodes.take(max_stages) {
+            let to = self.reach(at, memory);
+            if to == at {
+                return None;
+            }
+            stages.push((node, self.positions[to]));
+            at = to;
+            if at == self.positions.len() - 1 {
+                return Some(stages);
+            }
+        }
+        None
     }
 
     fn order(

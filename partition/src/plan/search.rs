@@ -141,9 +141,7 @@ impl<'a> Orders<'a> {
             // Nearer to what is known at first: most orders are no better.
             let limit = if found.is_none() { high - (high - low) / 8.0 } else { (low + high) / 2.0 };
             if self.sweep(order, limit) > 0.0 {
-                if found.is_none() {
-                    return None;
-                }
+                found.as_ref()?;
                 low = limit;
             } else {
                 let route = self.trace();
