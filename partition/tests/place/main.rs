@@ -1,4 +1,5 @@
 //! Plans for clusters, held against all that there are: every order of nodes, every set of cuts, every codec.
+#![allow(clippy::unwrap_used)] // in functions that tests share
 
 mod cost;
 
@@ -403,7 +404,8 @@ fn weighing(weights: &[u64], memories: &[u64]) -> (Profile, Cluster) {
 #[test]
 fn what_is_short_of_memory_is_named_with_the_least_change_that_would_do_and_does() {
     // Weights, memories, most stages; parts of the message.
-    let cases: [(&[u64], &[u64], Option<usize>, &[&str]); 5] = [
+    type Case<'a> = (&'a [u64], &'a [u64], Option<usize>, &'a [&'a str]);
+    let cases: [Case<'_>; 5] = [
         (
             &[10, 500, 10],
             &[400, 300],
