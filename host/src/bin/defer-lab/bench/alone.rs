@@ -1,26 +1,30 @@
 //! `defer-lab bench alone`: one engine computes one network in a loop. `bench chain` runs it as a process of its own, with
-//! a node's share of CPU and memory: what one device does without a chain, a relay or a sandbox.
+//! a node's share of CPU and memory: what one device does without a chain or a relay. The network is loaded as a node loads
+//! a stage, from one artifact that holds all of it: where memory is short, weights are then read from disk and dropped again,
+//! instead of the process being killed.
 
+use crate::bench::engine::contest::Contestant as _;
+use crate::bench::engine::stages::Stages;
 use crate::subject;
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use defer_host::buffer::Pool;
-use defer_host::build::load_whole;
-use defer_host::engine::{self, Choice, Options};
+use defer_host::engine::{self, Choice};
 use serde::{Deserialize, Serialize};
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Runs that are not counted.
 const WARM_UP: usize = 2;
-/// Spare output buffers, in bytes.
-const POOL: usize = 64 << 20;
 
 #[derive(Args, Debug)]
 pub struct AloneArgs {
     /// A model of the catalogue, or the path of an .onnx file
     #[arg(long)]
     model: String,
+    /// Folder with the model as a pipeline of one stage
+    #[arg(long)]
+    pipeline: PathBuf,
     #[arg(long, default_value = "auto")]
     engine: Choice,
     /// How long to go on
@@ -46,16 +50,14 @@ pub fn run(args: &AloneArgs) -> Result<()> {
     ensure!(args.seconds > 0.0, "--seconds takes a positive number");
     let subject = tokio::runtime::Handle::current().block_on(subject::find(args.model.clone(), Vec::new()))?;
     let engine = engine::open(args.engine, None)?;
-    let mut session = load_whole(&subject.file, engine.as_ref(), Options::new(1))?;
-    let pool = Pool::new(POOL);
     let requests = subject.inputs();
+    let mut whole = Stages::load(&args.pipeline, &engine, &[])?;
     let mut times = Vec::new();
     let mut one = |n: usize| -> Result<Duration> {
+        whole.set_inputs(&requests[n % requests.len()]);
         let started = Instant::now();
-        let outputs = session.run(&requests[n % requests.len()], &pool)?;
-        let time = started.elapsed();
-        outputs.into_iter().for_each(|(_, tensor)| pool.give(tensor.data));
-        Ok(time)
+        whole.run()?;
+        Ok(started.elapsed())
     };
     (0..WARM_UP).try_for_each(|n| one(n).map(drop))?;
     let (before, started) = (Usage::now()?, Instant::now());

@@ -29,6 +29,13 @@ pub struct Row {
     pub cpu_vs_single: Option<f64>,
     /// Encoded bytes of tensors that left all stages but the last.
     pub bytes_per_inference: Option<f64>,
+    /// Encoded bytes that enter the first stage.
+    pub input_bytes: Option<f64>,
+    /// What the bytes and CPU times measured allow at most: as often per second as the busiest node's share of a CPU lasts for
+    /// what it takes of it, and as the busiest link's rate for what goes over it.
+    pub bound_rps: Option<f64>,
+    /// `throughput_rps` over that.
+    pub of_bound: Option<f64>,
     pub p50_ms: f64,
     pub p99_ms: f64,
     /// Of the node that had most resident.
@@ -43,6 +50,17 @@ pub struct Row {
 }
 
 impl Row {
+    /// Works out the bound, from all the rest.
+    pub fn bind(&mut self) {
+        let cpu = self.stage_times.iter().map(|stage| self.cpu * 1e3 / stage.cpu_ms);
+        // The last stage's output leaves over its node's link like the others.
+        let bytes = self.stage_times.iter().map(|stage| stage.bytes_out).chain(self.input_bytes);
+        let links = bytes.filter_map(|bytes| Some(f64::from(self.link_mbit?) * 1e6 / 8.0 / bytes));
+        let bound = cpu.chain(links).fold(f64::INFINITY, f64::min);
+        self.bound_rps = bound.is_finite().then_some(bound);
+        self.of_bound = self.bound_rps.map(|bound| self.throughput_rps / bound);
+    }
+
     /// Whether it is what rows of the same engine are related to.
     pub fn is_single(&self) -> bool {
         self.system == "engine-alone" || (self.system == "defer-method" && self.nodes == 1)
@@ -71,6 +89,7 @@ pub fn table_of(rows: &[Row]) -> String {
         left("codec"),
         right("per second"),
         right("vs single"),
+        right("of bound"),
         right("CPU ms max"),
         right("vs single"),
         right("kB/inference"),
@@ -92,6 +111,7 @@ pub fn table_of(rows: &[Row]) -> String {
                 row.codec.clone().unwrap_or_else(dash),
                 format!("{:.2}", row.throughput_rps),
                 row.vs_single.map_or_else(dash, |times| format!("{times:.2}")),
+                row.of_bound.map_or_else(dash, |share| format!("{share:.2}")),
                 format!("{:.1}", row.cpu_ms_per_inference_max_node),
                 row.cpu_vs_single.map_or_else(dash, |times| format!("{times:.3}")),
                 row.bytes_per_inference.map_or_else(dash, |bytes| format!("{:.0}", bytes / 1e3)),

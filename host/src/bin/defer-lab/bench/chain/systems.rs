@@ -66,6 +66,7 @@ impl<'a> Bench<'a> {
         let args = self.args;
         let reference = self.reference()?;
         for engine in args.engine.iter().map(|engine| engine.name()) {
+            stages::build(&self.binary, &self.subject, 1, engine, &[], &self.whole(engine)).await?;
             self.alone(engine).await?;
             for &nodes in &args.nodes {
                 self.chain(engine, nodes, &reference).await?;
@@ -117,6 +118,7 @@ impl<'a> Bench<'a> {
                     .with_context(|| format!("{about}{}", last_words(&chain, &dispatcher)))?;
                 row.link_mbit = Some(mbit);
                 row.codec = Some(codec.clone());
+                row.bind();
                 step.done(&format!("{about}: {:.2} per second", row.throughput_rps));
                 self.rows.push(row);
             }
@@ -239,6 +241,9 @@ impl<'a> Bench<'a> {
                 bytes_out,
             });
         }
+        let inputs =
+            (after[0].stages.stage.counters.bytes_in - before[0].stages.stage.counters.bytes_in) as f64 / count;
+        row.input_bytes = Some(inputs);
         let peaks = chain.nodes.iter().map(|(node, _)| peak_memory_mb(&node.pid().to_string()));
         row.peak_memory_mb = peaks.fold(0.0, f64::max);
         Ok(row)
@@ -272,7 +277,14 @@ impl<'a> Bench<'a> {
     async fn onnxruntime_alone(&mut self) -> Result<()> {
         let step = Step::spinner("ONNX Runtime in Python alone");
         let command = peers::onnxruntime(self.folder.path(), &self.subject, self.args.seconds)?;
-        let alone = self.run_alone(&[command]).await?;
+        let alone = match (self.run_alone(&[command]).await, self.args.memory_mb) {
+            (Ok(alone), _) => alone,
+            (Err(error), Some(mb)) => {
+                step.done(&format!("ONNX Runtime in Python alone does not fit {mb} MiB: {error:#}"));
+                return Ok(());
+            }
+            (Err(error), None) => return Err(error),
+        };
         let row = alone_row(self.row("onnxruntime-alone", 1), "onnxruntime", &alone);
         step.done(&format!("ONNX Runtime in Python alone: {:.2} per second", row.throughput_rps));
         self.rows.push(row);
@@ -308,11 +320,18 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
+    /// Folder of the network as one stage.
+    fn whole(&self, engine: &str) -> PathBuf {
+        self.folder.path().join(format!("{engine}-whole"))
+    }
+
     fn alone_command(&self, engine: &str) -> Result<Vec<OsString>> {
         let exe = std::env::current_exe().context("cannot tell where this program is")?;
         let seconds = self.args.seconds.to_string();
         let flags = ["bench", "alone", "--model", &self.subject.argument, "--engine", engine, "--seconds", &seconds];
-        Ok(std::iter::once(exe.into()).chain(flags.map(OsString::from)).collect())
+        let mut command: Vec<OsString> = std::iter::once(exe.into()).chain(flags.map(OsString::from)).collect();
+        command.extend(["--pipeline".into(), self.whole(engine).into()]);
+        Ok(command)
     }
 
     /// Runs each of `commands` in a group of its own, all at once, and reads what they print.

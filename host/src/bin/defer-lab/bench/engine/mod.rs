@@ -1,9 +1,9 @@
 //! `defer-lab bench engine`: what an engine behind wasi-nn takes against ONNX Runtime in Python, and what the slices of a
 //! network take together against the whole.
 
-mod contest;
+pub mod contest;
 mod reference;
-mod stages;
+pub mod stages;
 
 use super::Document;
 use super::machine::Machine;

@@ -47,6 +47,11 @@ impl Stages {
         Ok(Self { pipeline, stages, pool, inputs: inputs.to_vec(), crossing_bytes: 0 })
     }
 
+    /// Has it run on `inputs` from now on.
+    pub fn set_inputs(&mut self, inputs: &[Named]) {
+        self.inputs = inputs.to_vec();
+    }
+
     /// The chain's results, and the CPU time of each stage's call, in ms.
     pub fn answer(&mut self) -> Result<(Vec<Named>, Vec<f64>)> {
         let mut tensors: HashMap<String, Tensor> =
