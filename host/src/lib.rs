@@ -1,5 +1,6 @@
 //! Runs one neural network over many small computers.
 
+pub mod accuracy;
 pub mod artifact;
 pub mod buffer;
 pub mod build;

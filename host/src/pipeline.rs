@@ -1,7 +1,8 @@
 //! `pipeline.json`: what a network was cut into. Written by `build-stages`, read by dispatchers and by people's scripts.
 
+use crate::accuracy::Budget;
 use crate::artifact::Digest;
-use crate::relay::CodecChoice;
+use crate::relay::{Codec, CodecChoice};
 use defer_partition::TensorInfo;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -23,6 +24,9 @@ pub struct Pipeline {
     pub outputs: Vec<TensorInfo>,
     pub stages: Vec<StageRef>,
     pub plan: PlanRef,
+    /// How far answers may be from the uncut network's, where lossy codecs are allowed for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<AccuracyRef>,
 }
 
 /// The network that was cut.
@@ -55,6 +59,10 @@ pub struct StageRef {
     /// Codec of its outgoing hop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub codec: Option<CodecChoice>,
+    /// Lossy codecs that `auto` may use on its outgoing hop, the most lossy one first. Whichever of them each hop uses, all
+    /// hops together keep to the budget in [`Pipeline::accuracy`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lossy: Vec<Codec>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,6 +71,34 @@ pub struct PlanRef {
     pub bottleneck_ms: f64,
     /// No partition into so many stages has a smaller one.
     pub lower_bound_ms: f64,
+}
+
+/// What lossy codecs were allowed for, and what they did to the calibration inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AccuracyRef {
+    pub budget: Budget,
+    /// What it was calibrated with.
+    pub calibrated_with: Calibration,
+    /// How many inputs that were.
+    pub inputs: usize,
+    /// Positions of the outputs at which the largest element was compared.
+    pub positions: u64,
+    /// Errors so many times as large as those measured would keep to the budget, too.
+    pub margin: f64,
+    /// What the budget speaks of, with the most lossy codec that is allowed on each hop; `null` where it is no number.
+    pub measured: Option<f64>,
+    /// The same with lossless codecs: cut networks are computed in another order.
+    pub lossless: Option<f64>,
+}
+
+/// Where calibration inputs came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Calibration {
+    /// The catalogue's samples.
+    Samples,
+    /// Pseudo-random values: what real inputs do to a trained network, they do not show.
+    Random,
 }
 
 #[derive(Debug, Error)]
@@ -101,10 +137,74 @@ impl Pipeline {
         }
     }
 
+    /// The same pipeline with lossless codecs only.
+    pub fn lossless(mut self) -> Self {
+        for stage in &mut self.stages {
+            stage.lossy.clear();
+            stage.codec = stage.codec.filter(|codec| !matches!(codec, CodecChoice::Fixed(fixed) if fixed.is_lossy()));
+        }
+        self
+    }
+
     /// Writes it into `folder`, as a whole or not at all.
     pub fn write(&self, folder: &Path) -> io::Result<()> {
         let part = folder.join(".pipeline.json.part");
         std::fs::write(&part, serde_json::to_vec_pretty(self)?)?;
         std::fs::rename(part, folder.join(FILE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn file(stage: &serde_json::Value, more: &serde_json::Value) -> serde_json::Value {
+        let mut first = json!({
+            "index": 0, "file": "stage-0.wasm", "digest": "0".repeat(64), "inputs": [], "outputs": [], "forwards": [],
+            "weights_bytes": 1, "predicted_ms": 1.0,
+        });
+        let mut all = json!({
+            "format": 1, "name": "p", "model": {"digest": "", "file": ""}, "inputs": [], "outputs": [],
+            "plan": {"bottleneck_ms": 1.0, "lower_bound_ms": 1.0},
+        });
+        let merge = |into: &mut serde_json::Value, from: &serde_json::Value| {
+            into.as_object_mut().unwrap().extend(from.as_object().unwrap().clone());
+        };
+        merge(&mut first, stage);
+        merge(&mut all, more);
+        all["stages"] = json!([first]);
+        all
+    }
+
+    #[test]
+    fn what_is_allowed_comes_back_as_it_was_written() {
+        let accuracy = json!({
+            "budget": "max-relative-error=0.01", "calibrated_with": "samples", "inputs": 3, "positions": 40,
+            "margin": 2.0, "measured": 0.004, "lossless": 1e-6,
+        });
+        let lossy = json!({"lossy": ["int8+zstd:relative=1e-2", "f16"], "codec": "auto"});
+        for (stage, more) in [(json!({}), json!({})), (lossy, json!({"accuracy": accuracy}))] {
+            let written = file(&stage, &more);
+            let pipeline: Pipeline = serde_json::from_value(written.clone()).unwrap();
+            assert_eq!(serde_json::to_value(&pipeline).unwrap(), written);
+        }
+    }
+
+    #[test]
+    fn fields_of_later_versions_are_ignored() {
+        let written = file(&json!({"later": 1}), &json!({"later": [{}]}));
+        assert!(serde_json::from_value::<Pipeline>(written).is_ok());
+    }
+
+    #[test]
+    fn without_lossy_codecs_nothing_is_rounded() {
+        for codec in ["f16", "lz4", "auto"] {
+            let written = file(&json!({"lossy": ["f16"], "codec": codec}), &json!({}));
+            let pipeline = serde_json::from_value::<Pipeline>(written).unwrap().lossless();
+            assert!(pipeline.stages[0].lossy.is_empty());
+            let kept = pipeline.stages[0].codec.map(|codec| codec.to_string());
+            assert_eq!(kept.as_deref(), (codec != "f16").then_some(codec));
+        }
     }
 }

@@ -114,6 +114,7 @@ impl Prepared {
                 replicas: None,
                 nodes: None,
                 codec: None,
+                lossy: Vec::new(),
             }
         });
         let pipeline = Pipeline {
@@ -124,6 +125,7 @@ impl Prepared {
             outputs: infos(self.network.outputs()),
             stages: stages.collect(),
             plan: PlanRef { bottleneck_ms: 0.0, lower_bound_ms: 0.0 },
+            accuracy: None,
         };
         pipeline.write(folder).unwrap();
         Staged { file: self.file.clone(), folder: folder.to_owned(), pipeline }

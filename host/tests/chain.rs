@@ -3,12 +3,17 @@
 
 mod support;
 
+use defer_host::accuracy::difference;
+use defer_host::build::BuildOptions;
 use defer_host::engine::Named;
+use defer_host::pipeline::{Calibration, Pipeline};
+use defer_host::relay::CodecChoice;
 use defer_models::{Answer, Processor, samples};
 use serde_json::json;
 use std::thread;
 use support::chain::{Chain, Node, spawn_dispatcher};
-use support::networks::{Staged, assert_same, cut, ladder, stage, tour};
+use support::hand::assignment;
+use support::networks::{Staged, assert_same, built, cut, ladder, stage, tour};
 use support::{folder, http, run, stderr};
 
 /// Some requests through a running chain, against the uncut file in this process.
@@ -216,6 +221,92 @@ fn the_trained_network_reads_in_four_stages_what_is_printed() {
             .map(|answer| answer["answer"]["text"].as_str().unwrap())
             .collect();
         assert_eq!(texts, samples().iter().map(|sample| sample.text).collect::<Vec<_>>());
+    }
+}
+
+/// Three stages of a made-up network whose hops may use lossy codecs within `budget`.
+fn within(name: &str, budget: &str) -> Staged {
+    let folder = folder(name);
+    let file = folder.join(format!("{name}.onnx"));
+    std::fs::write(&file, prost::Message::encode_to_vec(&ladder(6))).unwrap();
+    let options = BuildOptions {
+        model: file.to_str().unwrap().to_owned(),
+        out: Some(folder.join("stages")),
+        cuts: vec!["t2".into(), "t4".into()],
+        dims: vec![("n".into(), 64)],
+        allow_lossy: Some(budget.parse().unwrap()),
+        ..BuildOptions::default()
+    };
+    built(options).unwrap()
+}
+
+#[test]
+fn a_pipeline_with_lossy_codecs_keeps_to_its_budget() {
+    const LIMIT: f64 = 0.02;
+    let mut staged = within("rounded", &format!("max-relative-error={LIMIT}"));
+    let read = Pipeline::read(&staged.folder).unwrap();
+    assert_eq!(read, staged.pipeline);
+    let accuracy = read.accuracy.expect("it was asked for");
+    let (measured, lossless) = (accuracy.measured.unwrap(), accuracy.lossless.unwrap());
+    assert!(lossless < 1e-5 && lossless < measured && accuracy.margin * measured <= LIMIT, "{accuracy:?}");
+    assert_eq!((accuracy.calibrated_with, accuracy.inputs), (Calibration::Random, 6));
+    assert!(read.stages.iter().all(|stage| !stage.lossy.is_empty()), "{read:?}");
+
+    // What a node may choose is up to its link; here each must use the worst that it may.
+    for stage in &mut staged.pipeline.stages {
+        stage.codec = Some(CodecChoice::Fixed(stage.lossy[0]));
+    }
+    staged.pipeline.write(&staged.folder).unwrap();
+    let nodes: Vec<Node> =
+        (0..3).map(|index| Node::start(&folder("rounded-nodes"), &format!("n{index}"), &[])).collect();
+    let mut chain = Chain::over(nodes, &staged, &[]);
+    let off = |chain: &Chain, seed| {
+        let inputs = staged.inputs(seed, 64);
+        difference(&staged.whole(&inputs), &chain.infer(&inputs).unwrap()).unwrap()
+    };
+    let worst = (0..6).map(|seed| off(&chain, seed)).fold(0.0, f64::max);
+    assert!(worst > 100.0 * lossless && worst <= LIMIT, "{worst:.1e}");
+
+    for (flags, allowed) in [(&["--lossless"][..], false), (&["--codec", "auto"], true)] {
+        let Chain { mut dispatcher, nodes, .. } = chain;
+        assert!(dispatcher.terminate().is_some_and(|status| status.success()));
+        chain = Chain::over(nodes, &staged, flags);
+        let worst = (0..6).map(|seed| off(&chain, seed)).fold(0.0, f64::max);
+        assert!(worst <= if allowed { LIMIT } else { 2e-4 }, "{flags:?}: {worst:.1e}");
+        for (node, stage) in chain.nodes.iter().zip(&staged.pipeline.stages) {
+            let slot = &node.stages()[0];
+            let lossy = if allowed { json!(stage.lossy) } else { json!([]) };
+            assert_eq!((&slot["codec"], &slot["lossy"]), (&json!("auto"), &lossy), "{flags:?}");
+        }
+    }
+}
+
+#[test]
+fn a_budget_that_nothing_meets_leaves_a_pipeline_lossless() {
+    let staged = within("exact", "max-relative-error=1e-9");
+    assert!(staged.pipeline.stages.iter().all(|stage| stage.lossy.is_empty()));
+    let accuracy = staged.pipeline.accuracy.unwrap();
+    assert_eq!(accuracy.measured, accuracy.lossless);
+    let chain = Chain::start("exact", &staged);
+    check(&chain, &staged, 0..2);
+}
+
+#[test]
+fn a_node_is_allowed_lossy_codecs_only() {
+    let staged = stage("allowed", &ladder(1), 1, &[]);
+    let node = Node::start(&folder("allowed-node"), "n", &[]);
+    let digest = staged.pipeline.stages[0].digest.to_string();
+    node.upload(&digest, staged.artifact(0));
+    for (lossy, because) in [
+        (json!(["f16", "lz4"]), "lz4 is no lossy codec"),
+        (json!(["constant-size:f16"]), "constant-size:f16 is no lossy codec"),
+        (json!(vec!["f16"; 9]), "9 lossy codecs"),
+        (json!(["zip"]), "unknown codec"),
+    ] {
+        let mut body = assignment(0, &digest, &json!([]));
+        body["stages"][0]["lossy"] = lossy;
+        let reply = node.prepare("allowed", 1, &body);
+        assert!(reply.status.as_u16() == 422 && reply.error().contains(because), "{}", reply.error());
     }
 }
 

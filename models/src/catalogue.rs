@@ -1,6 +1,7 @@
 //! The networks known by name.
 
 use crate::process::{Inputs, ProcessError, Processor};
+use crate::samples::{calibration_lines, trial_lines};
 use defer_partition::{DType, TensorInfo};
 
 /// What a network is for, hence how its inputs are made and its outputs read.
@@ -221,5 +222,16 @@ impl Entry {
     /// where the network takes several.
     pub fn sample_inputs(&self) -> Result<Vec<(String, Inputs)>, ProcessError> {
         Processor::samples(self)
+    }
+    /// Inputs to set something by, such as how much values may be rounded: the samples, and more of their kind.
+    pub fn calibration_inputs(&self) -> Result<Vec<(String, Inputs)>, ProcessError> {
+        let more = Processor::printed(self, &calibration_lines().collect::<Vec<_>>(), 1)?;
+        Ok(self.sample_inputs()?.into_iter().chain(more).collect())
+    }
+
+    /// Inputs that are none of [`Entry::calibration_inputs`], to try on them what was set. A line of print has the name of its
+    /// sample.
+    pub fn trial_inputs(&self) -> Result<Vec<(String, Inputs)>, ProcessError> {
+        Processor::printed(self, &trial_lines().collect::<Vec<_>>(), 2)
     }
 }

@@ -25,5 +25,5 @@ pub use fetch::FetchError;
 pub use metadata::{DICTIONARY_KEY, MetadataError, metadata_of, read_metadata};
 pub use process::{Answer, Class, Inputs, ProcessError, Processor, Region, open_picture, read_picture};
 pub use resolve::{Model, ResolveError, Source, resolve};
-pub use samples::{Sample, page, samples};
+pub use samples::{Sample, calibration_lines, page, samples, trial_lines};
 pub use wheel::WheelError;

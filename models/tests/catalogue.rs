@@ -1,7 +1,8 @@
 //! The catalogue and its samples are complete, and fit each other.
 
 use defer_models::{
-    Answer, DICTIONARY_KEY, Origin, Processor, Task, catalogue, find, metadata_of, page, read_picture, samples,
+    Answer, DICTIONARY_KEY, Origin, Processor, Task, calibration_lines, catalogue, find, metadata_of, page,
+    read_picture, samples, trial_lines,
 };
 use defer_partition::onnx::proto::{ModelProto, StringStringEntryProto};
 use defer_partition::{Network, Tensor, onnx};
@@ -67,6 +68,23 @@ fn samples_become_inputs_of_every_model() {
             assert!(fits && tensors.len() == entry.inputs.len(), "{}, {sample}", entry.name);
         }
     }
+}
+
+#[test]
+fn what_is_tried_was_not_calibrated_with() {
+    for entry in catalogue() {
+        let (calibration, trial) = (entry.calibration_inputs().unwrap(), entry.trial_inputs().unwrap());
+        assert!(calibration.len() > entry.sample_inputs().unwrap().len() && trial.len() >= 3, "{}", entry.name);
+        let known: Vec<_> = calibration.iter().map(|(_, inputs)| inputs).collect();
+        for (name, inputs) in &trial {
+            assert!(!known.contains(&inputs), "{}: {name} is calibrated with", entry.name);
+            let fits = entry.inputs.iter().zip(inputs).all(|(input, (name, tensor))| {
+                input.name == name && tensor.dtype == input.dtype && input.info().admits(&tensor.shape)
+            });
+            assert!(fits && inputs.len() == entry.inputs.len(), "{}, {name}", entry.name);
+        }
+    }
+    assert!(trial_lines().all(|line| calibration_lines().chain(samples()).all(|other| other.text != line.text)));
 }
 
 /// Networks that are not generated have to be downloaded; where they cannot be had, this says so.

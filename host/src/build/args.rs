@@ -1,6 +1,7 @@
 //! What the `build-stages` command takes.
 
 use super::BuildError;
+use crate::accuracy::Budget;
 use crate::engine::Choice;
 use clap::Args;
 use defer_partition::dims::parse_dim;
@@ -15,7 +16,9 @@ Examples:
   defer-host build-stages --model net.onnx --stages 3 --out dist/net --dim width=320
       a file, profiled with inputs of that width; stages take any width
   defer-host build-stages --model resnet50 --cut add_3_relu,add_7_relu
-      three stages, cut after these tensors")]
+      three stages, cut after these tensors
+  defer-host build-stages --model ocr-rec --stages 4 --allow-lossy top1-agreement=0.999
+      hops may also use lossy codecs, those with which hardly a character is read otherwise")]
 pub struct BuildArgs {
     /// Path of an .onnx file, or a name of the catalogue
     #[arg(long, value_name = "MODEL")]
@@ -36,6 +39,13 @@ pub struct BuildArgs {
     /// Size to profile an open dimension with; stages take any size there. May be repeated
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = parse_dim)]
     pub dims: Vec<(String, usize)>,
+
+    /// How far answers may be from the uncut network's so that hops may use lossy codecs: max-relative-error=X, the largest
+    /// difference over each output tensor's largest magnitude, or top1-agreement=Y, the least share of positions (along the
+    /// last dimension of outputs) whose largest element is the same. Calibrated on the catalogue's samples, else on random
+    /// inputs, such that errors twice as large would do; without, hops are lossless
+    #[arg(long, value_name = "BUDGET")]
+    pub allow_lossy: Option<Budget>,
 
     /// Threads that the engine profiles with
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -69,12 +79,14 @@ pub struct BuildOptions {
     pub dims: Vec<(String, usize)>,
     /// Threads of the engine; 0 counts as 1.
     pub threads: usize,
+    /// What lossy codecs may do to the answers; none are allowed without.
+    pub allow_lossy: Option<Budget>,
 }
 
 impl From<&BuildArgs> for BuildOptions {
     fn from(args: &BuildArgs) -> Self {
-        let BuildArgs { model, stages, out, cuts, dims, threads, .. } = args.clone();
-        Self { model, stages, out, cuts, dims, threads }
+        let BuildArgs { model, stages, out, cuts, dims, threads, allow_lossy, .. } = args.clone();
+        Self { model, stages, out, cuts, dims, threads, allow_lossy }
     }
 }
 
@@ -134,5 +146,22 @@ mod tests {
         assert_eq!(options(&["--dim", "W=320", "--dim", "x.1=7"]).dims, [("W".into(), 320), ("x.1".into(), 7)]);
         assert!(Command::try_parse_from(["b", "--model", "m", "--dim", "W=0"]).is_err());
         assert!(Command::try_parse_from(["b", "--model", "m", "--engine", "abacus"]).is_err());
+    }
+
+    #[test]
+    fn a_budget_is_one_of_two_kinds() {
+        let parse = |budget| Command::try_parse_from(["b", "--model", "m", "--allow-lossy", budget]);
+        let budget = parse("max-relative-error=0.01").ok().and_then(|command| command.build.allow_lossy);
+        assert_eq!(budget, Some(Budget::MaxRelativeError(0.01)));
+        for (budget, cure) in [
+            ("0.01", "max-relative-error=X"),
+            ("psnr=30", "top1-agreement=Y"),
+            ("top1-agreement=2", "at most 1"),
+            ("max-relative-error=0", "above 0"),
+        ] {
+            let error = parse(budget).err().expect("it is refused");
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(cure), "{budget}: {error}");
+        }
     }
 }

@@ -49,6 +49,8 @@ impl Progress for Bars {
             Phase::Loading => "loading parts",
             Phase::Timing => "timing parts",
             Phase::Writing => "writing stages",
+            Phase::Calibrating => "trying lossy codecs",
+            Phase::Checking => "checking all hops",
         };
         if !self.terminal {
             eprintln!("{title}");

@@ -1,5 +1,6 @@
 //! Why a network was not cut.
 
+use crate::accuracy::Mismatch;
 use crate::artifact::ArtifactError;
 use crate::engine::EngineError;
 use defer_models::{FetchError, ProcessError, ResolveError};
@@ -72,6 +73,8 @@ pub enum BuildError {
     Read { path: PathBuf, cause: io::Error },
     #[error("stage {stage} does not read back as it was written: {cause}")]
     ReadBack { stage: usize, cause: ArtifactError },
+    #[error("the stages' answers cannot be compared with the uncut network's: {cause}")]
+    Incomparable { cause: Mismatch },
 }
 
 impl BuildError {

@@ -2,11 +2,15 @@
 
 use super::BuildError;
 use crate::engine::Named;
+use crate::pipeline::Calibration;
 use defer_models::Entry;
 use defer_partition::dims::{dim_name, resolve_dims};
 use defer_partition::{DType, InputInfo, Tensor, byte_len};
 use half::{bf16, f16};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Random inputs to calibrate with.
+const RANDOM: u64 = 6;
 
 /// Inputs to profile with: the model's own sample where it has one and the user gave no sizes, else pseudo-random values
 /// in the shapes that `dims` settle.
@@ -18,12 +22,7 @@ pub(super) fn real(
     if dims.is_empty()
         && let Some(entry) = entry
         && let Some((_, sample)) = entry.sample_inputs().map_err(BuildError::Sample)?.into_iter().next()
-        && inputs.iter().all(|input| {
-            let given = |(name, tensor): &Named| {
-                *name == input.name && tensor.dtype == input.dtype && input.info().admits(&tensor.shape)
-            };
-            sample.iter().any(given)
-        })
+        && fits(inputs, &sample)
     {
         return Ok(sample);
     }
@@ -37,6 +36,40 @@ pub(super) fn real(
             .expect("a network without inputs has none that is too large");
         BuildError::InputSize { input: input.name.clone(), shape }
     })
+}
+
+fn fits(inputs: &[InputInfo], sample: &[Named]) -> bool {
+    inputs.iter().all(|input| {
+        let given = |(name, tensor): &Named| {
+            *name == input.name && tensor.dtype == input.dtype && input.info().admits(&tensor.shape)
+        };
+        sample.iter().any(given)
+    })
+}
+
+/// Inputs to calibrate lossy codecs with, and where they come from: the model's own where it has some and the user gave no
+/// sizes, else pseudo-random values in the shapes of `profiled`.
+pub(super) fn calibration(
+    inputs: &[InputInfo],
+    entry: Option<&Entry>,
+    dims: &[(String, usize)],
+    profiled: &[Named],
+) -> Result<(Calibration, Vec<Vec<Named>>), BuildError> {
+    if dims.is_empty()
+        && let Some(entry) = entry
+    {
+        let samples = entry.calibration_inputs().map_err(BuildError::Sample)?;
+        let samples: Vec<_> = samples.into_iter().map(|(_, sample)| sample).filter(|s| fits(inputs, s)).collect();
+        if !samples.is_empty() {
+            return Ok((Calibration::Samples, samples));
+        }
+    }
+    let shape = |input: &InputInfo| {
+        let given = profiled.iter().find(|(name, _)| *name == input.name);
+        given.map(|(_, tensor)| tensor.shape.clone()).unwrap_or_default()
+    };
+    let shapes: Vec<_> = inputs.iter().map(shape).collect();
+    Ok((Calibration::Random, (1..=RANDOM).map_while(|seed| random(inputs, &shapes, seed)).collect()))
 }
 
 /// The open dimensions of `inputs` by the names that `--dim` knows them by.

@@ -5,6 +5,7 @@
 mod args;
 mod bars;
 mod batch;
+mod calibrate;
 mod dependent;
 mod diagnose;
 mod error;
@@ -19,6 +20,7 @@ mod write;
 
 pub use args::{BuildArgs, BuildOptions};
 pub use bars::Bars;
+pub use calibrate::{Found, HopAccuracy};
 pub use error::BuildError;
 pub use inputs::random as random_inputs;
 pub use prepare::fold_constants;
@@ -54,6 +56,8 @@ pub struct Built {
     pub groups: Vec<usize>,
     /// Bytes that left each stage when the network was profiled.
     pub leaving_bytes: Vec<u64>,
+    /// What lossy codecs do to the answers, where a budget allows some.
+    pub lossy: Option<Found>,
 }
 
 /// Does what the `build-stages` command was asked: progress on stderr, a table or one JSON document on stdout.
@@ -103,6 +107,10 @@ pub fn build(options: &BuildOptions, engine: &dyn Engine, progress: &dyn Progres
         _ => {}
     }
     let request = inputs::real(network.inputs(), prepared.entry, &options.dims)?;
+    let calibration = match options.allow_lossy {
+        Some(budget) => Some((budget, inputs::calibration(network.inputs(), prepared.entry, &options.dims, &request)?)),
+        None => None,
+    };
 
     let folder = options.out.clone().unwrap_or_else(|| Path::new("dist").join(&prepared.name));
     let scratch = Scratch::new(&folder)?;
@@ -115,7 +123,15 @@ pub fn build(options: &BuildOptions, engine: &dyn Engine, progress: &dyn Progres
     let figures = profile::profile(&bench, network, &atoms, &mut trace, (stages, cuts), progress)?;
     let partition = Partition::new(network, &atoms, &figures.cuts)?;
 
-    let pipeline = pack(&prepared, &partition, &trace, &figures, &scratch, progress)?;
+    let mut pipeline = pack(&prepared, &partition, &trace, &figures, &scratch, progress)?;
+    let lossy = match calibration {
+        Some((budget, requests)) => {
+            let found = calibrate::calibrate(budget, &bench, &prepared, &pipeline, requests, progress)?;
+            found.record(&mut pipeline);
+            Some(found)
+        }
+        None => None,
+    };
     write::publish(&scratch, &folder, &pipeline)?;
     let bytes = |name: &&str| trace.tensors.get(*name).map_or(0, |tensor| tensor.data.len() as u64);
     Ok(Built {
@@ -124,6 +140,7 @@ pub fn build(options: &BuildOptions, engine: &dyn Engine, progress: &dyn Progres
         whole_ms: figures.whole_ms,
         groups: partition.stages.iter().map(|stage| stage.atoms.len()).collect(),
         leaving_bytes: partition.stages.iter().map(|stage| stage.leaving().iter().map(bytes).sum()).collect(),
+        lossy,
     })
 }
 
@@ -181,6 +198,7 @@ fn pack(
             replicas: None,
             nodes: None,
             codec: None,
+            lossy: Vec::new(),
         });
         progress.step();
     }
@@ -192,6 +210,7 @@ fn pack(
         outputs: infos(network.outputs(), trace, partition.stages.len() - 1)?,
         stages,
         plan: figures.plan(),
+        accuracy: None,
     })
 }
 

@@ -16,6 +16,10 @@ pub enum Phase {
     Timing,
     /// Writing the artifacts; a step per stage.
     Writing,
+    /// Trying lossy codecs on one hop after the other; a step per try.
+    Calibrating,
+    /// Trying those that are left on all hops at once.
+    Checking,
 }
 
 /// Takes note of how a build goes on. `()` ignores it all.

@@ -1,7 +1,8 @@
 //! What `build-stages` prints.
 
-use super::Built;
-use crate::pipeline::Pipeline;
+use super::{Built, Found};
+use crate::accuracy::Budget;
+use crate::pipeline::{AccuracyRef, Calibration, Pipeline};
 use defer_partition::TensorInfo;
 use serde::Serialize;
 use std::fmt::Write;
@@ -46,7 +47,7 @@ impl Built {
         let Pipeline { name, stages, plan, .. } = &self.pipeline;
         let plural = if stages.len() == 1 { "" } else { "s" };
         let mut text = format!("{name}: {} stage{plural} in {}\n\n", stages.len(), self.folder.display());
-        align(&mut text, &rows);
+        align(&mut text, &rows, &[5, 6, 7]);
         let even = plan.lower_bound_ms / plan.bottleneck_ms.max(f64::MIN_POSITIVE) * 100.0;
         let _ = writeln!(
             text,
@@ -58,8 +59,59 @@ impl Built {
         let together: f64 = stages.iter().map(|stage| stage.predicted_ms).sum();
         let (whole, share) = (self.whole_ms, together / self.whole_ms.max(f64::MIN_POSITIVE));
         let _ = writeln!(text, "all stages together {together:.2} ms, {share:.2} × the uncut network's {whole:.2} ms");
+        if let Some(found) = &self.lossy {
+            lossy(&mut text, found);
+        }
         text
     }
+}
+
+/// What was found about lossy codecs: a row per hop, the last one being that to the dispatcher.
+fn lossy(text: &mut String, found: &Found) {
+    let AccuracyRef { budget, calibrated_with, inputs, positions, margin, measured, lossless } = found.accuracy;
+    let of = match calibrated_with {
+        Calibration::Samples => "sample",
+        Calibration::Random => "random",
+    };
+    let plural = if inputs == 1 { "" } else { "s" };
+    let _ = writeln!(text, "\nlossy codecs within {budget}, calibrated with {inputs} {of} input{plural}\n");
+    let header = ["hop", "made", "lossless", "lossy", "error alone", "allowed besides lossless codecs"];
+    let mut rows = vec![header.map(str::to_owned)];
+    for (index, hop) in found.hops.iter().enumerate() {
+        let last = index + 1 == found.hops.len();
+        let codecs: Vec<String> = hop.codecs.iter().map(ToString::to_string).collect();
+        rows.push([
+            if last { format!("{index} → out") } else { format!("{index} → {}", index + 1) },
+            bytes(hop.raw_bytes),
+            bytes(hop.lossless_bytes),
+            hop.lossy_bytes.map_or_else(|| "–".to_owned(), bytes),
+            if codecs.is_empty() { "–".to_owned() } else { format!("{:.1e}", hop.error) },
+            if codecs.is_empty() { "none".to_owned() } else { codecs.join(", ") },
+        ]);
+    }
+    align(text, &rows, &[5]);
+    let figure = |figure: Option<f64>| {
+        figure.map_or_else(
+            || "no number".to_owned(),
+            |figure| match budget {
+                Budget::MaxRelativeError(_) => format!("a largest relative error of {figure:.1e}"),
+                Budget::Top1Agreement(_) => format!("an agreement of {figure:.5} over {positions} positions"),
+            },
+        )
+    };
+    let lossless = figure(lossless);
+    let _ = match found.hops.iter().all(|hop| hop.codecs.is_empty()) {
+        true => writeln!(
+            text,
+            "\nno lossy codec keeps to the budget and saves bytes: the pipeline is lossless ({lossless})"
+        ),
+        false => writeln!(
+            text,
+            "\nwith the most lossy ones on all hops at once {} (lossless {lossless}); errors {margin} times as large \
+             would keep to the budget",
+            figure(measured)
+        ),
+    };
 }
 
 fn names(tensors: &[&TensorInfo]) -> String {
@@ -71,16 +123,16 @@ fn names(tensors: &[&TensorInfo]) -> String {
     text
 }
 
-/// Pads all columns but the last: numbers to the right, file names and digests to the left.
-fn align(text: &mut String, rows: &[[String; 8]]) {
+/// Pads all columns but the last: to the right those in `left`, all others to the left.
+fn align<const N: usize>(text: &mut String, rows: &[[String; N]], left: &[usize]) {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     for row in rows {
         for (column, cell) in row.iter().enumerate() {
             let width = width(column);
             let _ = match column {
-                0..=4 => write!(text, "{cell:>width$}  "),
-                7 => writeln!(text, "{cell}"),
-                _ => write!(text, "{cell:width$}  "),
+                last if last + 1 == N => writeln!(text, "{cell}"),
+                column if left.contains(&column) => write!(text, "{cell:width$}  "),
+                _ => write!(text, "{cell:>width$}  "),
             };
         }
     }

@@ -3,7 +3,7 @@
 use super::{Exposure, bounds, host_name, read_token, shutdown_on_signal};
 use crate::client::UsageError;
 use crate::dispatcher::deploy::Progress;
-use crate::dispatcher::{Config, Dispatcher};
+use crate::dispatcher::{Config, Dispatcher, Rounding};
 use crate::pipeline::Pipeline;
 use crate::port;
 use crate::relay::CodecChoice;
@@ -40,10 +40,13 @@ pub struct DispatchArgs {
     /// Address of the admin port
     #[arg(long, default_value = "127.0.0.1:8002", value_name = "ADDR")]
     admin: SocketAddr,
-    /// Codec of every hop, such as raw, lz4 or sparse+shuffle-lz4, or auto: whichever lossless one is fastest on that hop.
-    /// Lossy ones, such as f16, sparse+int8 or zfp:accuracy=1e-3, change results [default: what the pipeline says, else auto]
+    /// Codec of every hop, such as raw, lz4 or sparse+shuffle-lz4, or auto: whichever is fastest on that hop of the lossless
+    /// ones, and of the lossy ones that the pipeline allows there (build-stages --allow-lossy). Other lossy ones, such as f16, sparse+int8 or zfp:accuracy=1e-3, change results [default: what the pipeline says, else auto]
     #[arg(long, value_name = "C", value_parser = str::parse::<CodecChoice>)]
     codec: Option<CodecChoice>,
+    /// Use no lossy codec, whatever the pipeline allows
+    #[arg(long)]
+    lossless: bool,
     /// Requests that may be pending; a client beyond that is told to come again
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     queue: u16,
@@ -88,6 +91,14 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
     if let Some(url) = args.node.iter().find(|url| url.scheme() != "http" || url.cannot_be_a_base()) {
         return Err(UsageError(format!("--node takes URLs such as http://pi-1:7700, got {url}")).into());
     }
+    if let Some(CodecChoice::Fixed(codec)) = args.codec
+        && args.lossless
+        && codec.is_lossy()
+    {
+        return Err(
+            UsageError(format!("--codec {codec} is lossy, and --lossless forbids it; leave one of them out")).into()
+        );
+    }
     let pipeline = Pipeline::read(&args.pipeline).map_err(|error| UsageError(error.to_string()))?;
     if args.node.len() < pipeline.stages.len() {
         let (stages, nodes) = (pipeline.stages.len(), args.node.len());
@@ -108,6 +119,7 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
         token,
         api_token: (!api_token.is_empty()).then(|| api_token.text()),
         codec: args.codec,
+        rounding: if args.lossless { Rounding::Never } else { Rounding::Allowed },
         queue: usize::from(args.queue),
         request_memory: request_memory(args.request_memory_mb),
         request_timeout: Duration::from_secs(args.request_timeout),

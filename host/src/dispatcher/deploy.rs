@@ -84,7 +84,7 @@ pub async fn place(
             name: infos[i].name.clone(),
             relay: relays[i].clone(),
             artifact: folder.join(&stage.file),
-            assignment: Assignment { index: i, artifact: stage.digest, next, codec },
+            assignment: Assignment { index: i, artifact: stage.digest, next, codec, lossy: stage.lossy.clone() },
         });
     }
     Ok(Deployment {

@@ -51,6 +51,8 @@ pub struct Config {
     pub api_token: Option<String>,
     /// Codec of every hop; else what the pipeline says, else `auto`.
     pub codec: Option<CodecChoice>,
+    /// Whether hops may use the lossy codecs that the pipeline allows.
+    pub rounding: Rounding,
     /// Requests accepted and not answered, at most.
     pub queue: usize,
     /// Bytes that they may take together.
@@ -63,6 +65,15 @@ pub struct Config {
     pub drain: Duration,
     /// What clients of each port, and nodes, may hold.
     pub bounds: Bounds,
+}
+
+/// What `auto` may do to tensors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rounding {
+    /// As far as the pipeline allows.
+    #[default]
+    Allowed,
+    Never,
 }
 
 /// A deployed pipeline, ready to serve.
@@ -81,7 +92,10 @@ impl Dispatcher {
     /// Deploys: ships artifacts, has the nodes prepare a generation, and opens the chain. Where `shutdown` comes first, the
     /// nodes drop what they have of it.
     pub async fn deploy(config: Config, progress: Arc<dyn Progress>, shutdown: &CancellationToken) -> Result<Self> {
-        let pipeline = Pipeline::read(&config.pipeline)?;
+        let pipeline = match (Pipeline::read(&config.pipeline)?, config.rounding) {
+            (pipeline, Rounding::Allowed) => pipeline,
+            (pipeline, Rounding::Never) => pipeline.lossless(),
+        };
         if config.nodes.len() < pipeline.stages.len() {
             bail!(
                 "pipeline \"{}\" has {} stages, only {} nodes were given",

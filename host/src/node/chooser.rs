@@ -1,16 +1,14 @@
-//! Which lossless codec a stage's output travels with, where the choice is left to the node (`auto`).
+//! Which codec a stage's output travels with, where the choice is left to the node (`auto`): a lossless one, or one of the
+//! lossy ones that its pipeline allows on the hop.
 //!
 //! Three things run side by side for different frames: this node's work (decode, compute, encode), the link, and the next
 //! node's work. The slowest of them sets the pace, so the codec is chosen for which that one takes the least time. The next
 //! node's work is taken to be this one's, with decoding in place of encoding: a plan that balances its stages makes it so. A
 //! chain whose bottleneck is elsewhere loses nothing by it.
 
-use crate::relay::codec::Codec;
+use crate::relay::codec::{Choice, Codec};
 use std::time::Duration;
 
-/// What it chooses from; each was the best of some network's cuts in `bench codec`.
-const CANDIDATES: [Codec; 5] =
-    [Codec::Raw, Codec::Sparse, Codec::SparseShuffleLz4, Codec::ShuffleZstd, Codec::SparseShuffleZstd];
 /// Another codec has to be better by this share, or codecs would change with every breath of the machine.
 const BETTER: f64 = 0.93;
 /// A codec that is not in use is tried again after so many frames, …
@@ -57,8 +55,9 @@ impl Mean {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Candidate {
+    codec: Codec,
     /// Encoded bytes over raw ones.
     ratio: Mean,
     /// Seconds for a raw byte.
@@ -71,7 +70,8 @@ struct Candidate {
 #[derive(Debug)]
 pub struct Chooser {
     cores: Cores,
-    candidates: [Candidate; CANDIDATES.len()],
+    /// Raw tensors first.
+    candidates: Vec<Candidate>,
     current: usize,
     frames: u64,
     last_trial: u64,
@@ -91,10 +91,19 @@ pub struct Cost {
 }
 
 impl Chooser {
-    pub fn new(cores: Cores) -> Self {
+    /// Among the lossless codecs and `lossy`.
+    pub fn new(cores: Cores, lossy: &[Codec]) -> Self {
+        let unknown = Mean::default();
+        let candidates = Choice::LOSSLESS.iter().chain(lossy).map(|&codec| Candidate {
+            codec,
+            ratio: unknown,
+            encode: unknown,
+            decode: unknown,
+            tried_at: 0,
+        });
         Self {
             cores,
-            candidates: Default::default(),
+            candidates: candidates.collect(),
             current: 0,
             frames: 0,
             last_trial: 0,
@@ -111,7 +120,7 @@ impl Chooser {
         self.work.add(work.as_secs_f64());
         if let Some(link) = seconds_per_byte {
             let now = self.seconds(self.current, link).unwrap_or(f64::INFINITY);
-            let best = (0..CANDIDATES.len())
+            let best = (0..self.candidates.len())
                 .filter_map(|index| Some((index, self.seconds(index, link)?)))
                 .min_by(|a, b| a.1.total_cmp(&b.1));
             if let Some((best, seconds)) = best
@@ -130,8 +139,8 @@ impl Chooser {
         if self.current == 0 && raw < self.work.0? * MATTERS {
             return None;
         }
-        let untried = (1..CANDIDATES.len()).find(|&index| self.candidates[index].decode.0.is_none());
-        let oldest = (1..CANDIDATES.len()).min_by_key(|&index| self.candidates[index].tried_at);
+        let untried = (1..self.candidates.len()).find(|&index| self.candidates[index].decode.0.is_none());
+        let oldest = (1..self.candidates.len()).min_by_key(|&index| self.candidates[index].tried_at);
         let index = untried.or_else(|| {
             let due = |index: &usize| {
                 self.frames >= self.candidates[*index].tried_at + AGAIN && self.frames >= self.last_trial + BETWEEN
@@ -140,12 +149,12 @@ impl Chooser {
         })?;
         self.candidates[index].tried_at = self.frames;
         self.last_trial = self.frames;
-        Some(CANDIDATES[index])
+        Some(self.candidates[index].codec)
     }
 
     /// What encoding `raw_bytes` with `codec` cost.
     pub fn learn(&mut self, codec: Codec, raw_bytes: usize, cost: Cost) {
-        let Some(index) = CANDIDATES.iter().position(|candidate| *candidate == codec) else { return };
+        let Some(index) = self.candidates.iter().position(|candidate| candidate.codec == codec) else { return };
         let raw = raw_bytes.max(1) as f64;
         let candidate = &mut self.candidates[index];
         candidate.ratio.add(cost.encoded_bytes as f64 / raw);
@@ -160,7 +169,7 @@ impl Chooser {
 
     /// The codec in use.
     fn current(&self) -> Codec {
-        CANDIDATES[self.current]
+        self.candidates[self.current].codec
     }
 
     /// Seconds that the slowest part needs for a frame with a codec, once all of its figures are known.
@@ -184,16 +193,17 @@ mod tests {
     const WORK: Duration = Duration::from_millis(30);
 
     /// Ratio, and ms for encoding and decoding a frame, of each candidate.
-    type Figures = [(f64, f64, f64); CANDIDATES.len()];
-    const RELU: Figures = [(1.0, 0.0, 0.0), (0.7, 1.0, 0.5), (0.66, 2.0, 1.0), (0.65, 12.0, 4.0), (0.6, 9.0, 3.0)];
+    type Figures = [(f64, f64, f64)];
+    const RELU: [(f64, f64, f64); Choice::LOSSLESS.len()] =
+        [(1.0, 0.0, 0.0), (0.7, 1.0, 0.5), (0.66, 2.0, 1.0), (0.65, 12.0, 4.0), (0.6, 9.0, 3.0)];
 
     /// Sends `frames` over a link of `mbit`, and tells which codec the last one had.
     fn send(chooser: &mut Chooser, figures: &Figures, frames: u32, mbit: f64) -> Codec {
         let link = Some(8e-6 / mbit);
         for _ in 0..frames {
             let codec = chooser.begin(RAW, WORK, link);
-            let cost = |codec: Codec, tried: bool| {
-                let at = CANDIDATES.iter().position(|candidate| *candidate == codec).unwrap();
+            let cost = |chooser: &Chooser, codec: Codec, tried: bool| {
+                let at = chooser.candidates.iter().position(|candidate| candidate.codec == codec).unwrap();
                 let (ratio, encode, decode) = figures[at];
                 let ms = |ms: f64| Duration::from_secs_f64(ms / 1e3);
                 Cost {
@@ -202,9 +212,11 @@ mod tests {
                     decode: tried.then(|| ms(decode)),
                 }
             };
-            chooser.learn(codec, RAW, cost(codec, false));
+            let known = cost(&*chooser, codec, false);
+            chooser.learn(codec, RAW, known);
             if let Some(trial) = chooser.trial(link) {
-                chooser.learn(trial, RAW, cost(trial, true));
+                let found = cost(&*chooser, trial, true);
+                chooser.learn(trial, RAW, found);
             }
         }
         chooser.current()
@@ -220,13 +232,13 @@ mod tests {
             // 320 ms: the fewest bytes win, whatever they cost.
             (25.0, Codec::SparseShuffleZstd),
         ] {
-            assert_eq!(send(&mut Chooser::new(Cores::One), &RELU, 100, mbit), want, "at {mbit} Mbit/s");
+            assert_eq!(send(&mut Chooser::new(Cores::One, &[]), &RELU, 100, mbit), want, "at {mbit} Mbit/s");
         }
     }
 
     #[test]
     fn it_follows_the_link() {
-        let mut chooser = Chooser::new(Cores::One);
+        let mut chooser = Chooser::new(Cores::One, &[]);
         for (mbit, want) in [(1000.0, Codec::Raw), (25.0, Codec::SparseShuffleZstd), (1000.0, Codec::Raw)] {
             assert_eq!(send(&mut chooser, &RELU, 600, mbit), want, "at {mbit} Mbit/s");
         }
@@ -234,7 +246,7 @@ mod tests {
 
     #[test]
     fn nothing_is_tried_where_the_link_does_not_matter() {
-        let mut chooser = Chooser::new(Cores::One);
+        let mut chooser = Chooser::new(Cores::One, &[]);
         send(&mut chooser, &RELU, 1000, 10_000.0);
         assert!(chooser.candidates[1..].iter().all(|candidate| candidate.ratio.0.is_none()));
     }
@@ -242,7 +254,7 @@ mod tests {
     #[test]
     fn a_codec_that_is_hardly_better_does_not_replace_the_one_in_use() {
         let mut figures = RELU;
-        let mut chooser = Chooser::new(Cores::One);
+        let mut chooser = Chooser::new(Cores::One, &[]);
         assert_eq!(send(&mut chooser, &figures, 300, 25.0), Codec::SparseShuffleZstd);
         figures[2].0 = 0.58;
         assert_eq!(send(&mut chooser, &figures, 2000, 25.0), Codec::SparseShuffleZstd);
@@ -253,6 +265,31 @@ mod tests {
     #[test]
     fn a_tensor_that_no_codec_shrinks_travels_raw() {
         let figures = RELU.map(|(_, encode, decode)| (1.0, encode, decode));
-        assert_eq!(send(&mut Chooser::new(Cores::One), &figures, 500, 25.0), Codec::Raw);
+        assert_eq!(send(&mut Chooser::new(Cores::One, &[]), &figures, 500, 25.0), Codec::Raw);
+    }
+
+    #[test]
+    fn lossy_codecs_are_chosen_where_they_are_allowed_and_the_link_is_slow() {
+        let lossy = [Codec::Int8Zstd, Codec::F16];
+        let mut figures = RELU.to_vec();
+        figures.extend([(0.1, 6.0, 3.0), (0.5, 0.3, 0.2)]);
+        for (mbit, allowed, want) in [
+            // 8 ms on the link, 30 ms of work: nothing to gain, so nothing is rounded.
+            (1000.0, &lossy[..], Codec::Raw),
+            // 80 ms with raw tensors: halves bring it to 40, eight bits to 36 with their coding.
+            (100.0, &lossy, Codec::Int8Zstd),
+            (100.0, &[], Codec::SparseShuffleZstd),
+        ] {
+            let mut chooser = Chooser::new(Cores::One, allowed);
+            assert_eq!(send(&mut chooser, &figures, 300, mbit), want, "at {mbit} Mbit/s, {allowed:?} allowed");
+        }
+    }
+
+    #[test]
+    fn a_lossy_codec_that_saves_too_little_is_not_used() {
+        let mut figures = RELU.to_vec();
+        figures.push((0.58, 9.0, 3.0));
+        let mut chooser = Chooser::new(Cores::One, &[Codec::F16]);
+        assert_eq!(send(&mut chooser, &figures, 600, 25.0), Codec::SparseShuffleZstd);
     }
 }

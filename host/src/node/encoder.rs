@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 impl Shared {
     /// Encodes whatever `jobs` brings, until it ends.
     pub fn encode_all(&self, jobs: &Receiver<Job<Vec<Named>>>, out: &mpsc::Sender<Outgoing>) {
-        let mut chooser = Chooser::new(self.cores);
+        let mut chooser = Chooser::new(self.cores, &self.lossy);
         for Job { tag, deadline, content, work, .. } in jobs {
             let started = Instant::now();
             let content = content.and_then(|tensors| self.encode(tensors, work, &mut chooser)).map(Parts::Owned);

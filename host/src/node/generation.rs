@@ -7,7 +7,7 @@ use super::slot::{self, Counters, Identity};
 use crate::artifact::Digest;
 use crate::relay::frame::PipelineId;
 use crate::relay::traffic::Incoming;
-use crate::relay::{CodecChoice, Connection, Limits, Tag, Token};
+use crate::relay::{Codec, CodecChoice, Connection, Limits, Tag, Token};
 use crate::sandbox::SandboxError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -47,6 +47,9 @@ pub struct Assignment {
     /// Codec of what it sends.
     #[serde(default)]
     pub codec: CodecChoice,
+    /// Lossy codecs that `auto` may use as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lossy: Vec<Codec>,
 }
 
 /// A node that runs the next stage.
@@ -90,6 +93,7 @@ pub struct Slot {
     pub counters: Arc<Counters>,
     pub health: Arc<Health>,
     pub codec: CodecChoice,
+    pub lossy: Vec<Codec>,
     /// Tensors in a frame that enters.
     pub entering: usize,
     inlet: mpsc::UnboundedSender<Incoming>,
@@ -130,7 +134,7 @@ impl Generation {
             let inlet = slot::start(
                 identity.clone(),
                 Arc::clone(&loaded),
-                assignment.codec,
+                (assignment.codec, assignment.lossy.clone()),
                 (Arc::clone(&counters), Arc::clone(&health)),
                 &context.limits,
                 out,
@@ -149,7 +153,8 @@ impl Generation {
             };
             tokio::spawn(cancel.clone().run_until_cancelled_owned(outlet.run(next, frames)));
             let entering = loaded.artifact.manifest.entering().len();
-            let slot = Slot { loaded, counters, health, codec: assignment.codec, entering, inlet, collectors };
+            let (codec, lossy) = (assignment.codec, assignment.lossy.clone());
+            let slot = Slot { loaded, counters, health, codec, lossy, entering, inlet, collectors };
             slots.insert(assignment.index, slot);
         }
         guard.disarm();

@@ -103,6 +103,8 @@ struct SlotJson {
     /// Why it does not compute, where `state` is `failed`.
     failure: Option<String>,
     codec: crate::relay::CodecChoice,
+    /// Lossy codecs that `auto` may use.
+    lossy: Vec<crate::relay::Codec>,
     /// Of the latest frame, where `codec` is `auto`.
     codec_in_use: Option<crate::relay::Codec>,
     weights_bytes: u64,
@@ -126,6 +128,7 @@ fn slots(generation: &Generation) -> impl Iterator<Item = SlotJson> + '_ {
             state: if failure.is_some() { super::generation::State::Failed } else { generation.state() },
             failure,
             codec: slot.codec,
+            lossy: slot.lossy.clone(),
             codec_in_use: slot.counters.codec_in_use.get(),
             weights_bytes: manifest.weights_bytes,
             prepacking: slot.loaded.prepacking == engine::Prepacking::On,

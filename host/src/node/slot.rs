@@ -138,6 +138,8 @@ pub(super) struct Shared {
     pub counters: Arc<Counters>,
     pub health: Arc<Health>,
     pub codec: Choice,
+    /// What `auto` may choose from besides lossless codecs.
+    pub lossy: Vec<Codec>,
     pub cores: Cores,
     pub pool: Pool,
     /// Bytes of one tensor.
@@ -168,7 +170,7 @@ pub(super) struct Tensors<T> {
 pub fn start(
     identity: Identity,
     loaded: Arc<Loaded>,
-    codec: Choice,
+    (codec, lossy): (Choice, Vec<Codec>),
     (counters, health): (Arc<Counters>, Arc<Health>),
     limits: &Limits,
     out: mpsc::Sender<Outgoing>,
@@ -183,6 +185,7 @@ pub fn start(
         counters,
         health,
         codec,
+        lossy,
         cores: Cores::here(),
         pool: limits.pool.clone(),
         max_tensor: limits.max_tensor,

@@ -7,7 +7,7 @@ use super::store::{Store, StoreError};
 use super::wanted::Wanted;
 use crate::artifact::{Artifact, Digest};
 use crate::port::Bounds;
-use crate::relay::{Limits, Token};
+use crate::relay::{CodecChoice, Limits, Token};
 use crate::sandbox::SandboxError;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -241,6 +241,13 @@ impl Node {
         let wrong = |cause: String| PrepareError::Assignment { index, cause };
         if assignment.next.len() > 1 {
             return Err(wrong("this version sends to one next node; several were given".to_owned()));
+        }
+        if let Some(codec) = assignment.lossy.iter().find(|codec| !CodecChoice::may_allow(**codec)) {
+            return Err(wrong(format!("{codec} is no lossy codec that auto could choose")));
+        }
+        if assignment.lossy.len() > CodecChoice::MOST_LOSSY {
+            let (given, most) = (assignment.lossy.len(), CodecChoice::MOST_LOSSY);
+            return Err(wrong(format!("{given} lossy codecs are allowed, auto chooses among {most} at most")));
         }
         let digest = assignment.artifact;
         let mut loads = self.loads.lock().await;

@@ -62,6 +62,7 @@ fn generations() -> Value {
 
 fn schemas() -> Value {
     let codec = || described(string(), "auto, or one such as raw, lz4, sparse+shuffle-lz4 or zfp:accuracy=1e-3.");
+    let lossy = || described(array(string()), "Lossy codecs, such as sparse+int8, that auto may use as well.");
     let state = json!({ "type": "string", "enum": ["prepared", "active", "draining", "failed"] });
     let owner = object([("name", string()), ("incarnation", described(count(), "Drawn anew at each start."))]);
     let hop = object([("relay", described(string(), "host:port")), ("stage", count())]);
@@ -120,6 +121,7 @@ fn schemas() -> Value {
             ("state", state.clone()),
             ("failure", described(nullable(string()), "Why it does not compute, where it failed.")),
             ("codec", codec()),
+            ("lossy", lossy()),
             ("codec_in_use", described(nullable(string()), "Of the latest frame, where the codec is auto.")),
             ("weights_bytes", count()),
             ("prepacking", described(json!({ "type": "boolean" }), "Whether the engine holds weights in its own order, too.")),
@@ -132,6 +134,7 @@ fn schemas() -> Value {
         "Assignment": with_optional(object([("index", count()), ("artifact", digest())]), [
             ("next", described(array(reference("Hop")), "Where the output goes; empty for the last stage.")),
             ("codec", codec()),
+            ("lossy", lossy()),
         ]),
         "Prepare": object([
             ("dispatcher", reference("Owner")),

@@ -68,6 +68,12 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (&["dispatch", "--pipeline", nowhere, "--node", "127.0.0.1:1"], "--node"),
         (&["dispatch", "--pipeline", nowhere, "--node", "http://a:1", "--codec", "zip"], "unknown codec \"zip\""),
         (&["dispatch", "--pipeline", nowhere, "--node", "http://a:1", "--queue", "0"], "--queue"),
+        (
+            &["dispatch", "--pipeline", nowhere, "--node", "http://a:1", "--codec", "f16", "--lossless"],
+            "--codec f16 is lossy, and --lossless forbids it",
+        ),
+        (&["build-stages", "--model", "m", "--stages", "2", "--allow-lossy", "0.01"], "max-relative-error=X"),
+        (&["build-stages", "--model", "m", "--stages", "2", "--allow-lossy", "top1-agreement=99.9"], "at most 1"),
         (&["build-stages", "--model", nowhere, "--stages", "2"], "no model"),
         (&["build-stages", "--model", "resnet50"], "--stages N"),
     ] {

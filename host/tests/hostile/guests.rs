@@ -27,6 +27,7 @@ fn packed(name: &str, parts: &Parts) -> Staged {
         replicas: None,
         nodes: None,
         codec: None,
+        lossy: Vec::new(),
     };
     let pipeline = Pipeline {
         format: FORMAT,
@@ -36,6 +37,7 @@ fn packed(name: &str, parts: &Parts) -> Staged {
         outputs,
         stages: vec![stage],
         plan: PlanRef { bottleneck_ms: 1.0, lower_bound_ms: 1.0 },
+        accuracy: None,
     };
     pipeline.write(&folder).unwrap();
     Staged { file, folder, pipeline }

@@ -70,13 +70,17 @@ pub fn stage(name: &str, model: &ModelProto, stages: usize, cuts: &[&str]) -> St
 
 /// Cuts a file, or a network of the catalogue.
 pub fn cut(model: &str, out: &Path, stages: usize, cuts: &[&str]) -> Result<Staged, BuildError> {
-    let options = BuildOptions {
+    built(BuildOptions {
         model: model.to_owned(),
         stages: cuts.is_empty().then_some(stages),
         out: Some(out.to_owned()),
         cuts: cuts.iter().map(|&tensor| tensor.to_owned()).collect(),
         ..BuildOptions::default()
-    };
+    })
+}
+
+/// Cuts as `options` say.
+pub fn built(options: BuildOptions) -> Result<Staged, BuildError> {
     let built = build::build(&options, engine().as_ref(), &())?;
     let file = PathBuf::from(&built.pipeline.model.file);
     Ok(Staged { file, folder: built.folder, pipeline: built.pipeline })

@@ -12,7 +12,7 @@ pub use answer::{Answer, Class, Region};
 
 use crate::catalogue::{Entry, Task};
 use crate::metadata::{DICTIONARY_KEY, MetadataError, read_metadata};
-use crate::samples::{page, samples};
+use crate::samples::{Sample, page, samples};
 use defer_partition::Tensor;
 use image::{DynamicImage, Rgb, RgbImage};
 use std::path::{Path, PathBuf};
@@ -44,6 +44,11 @@ pub enum ProcessError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
 }
+
+/// Pages that are put together hold so many lines, …
+const LINES_ON_A_PAGE: usize = 4;
+/// … with so many pixels between them.
+const GAP: u32 = 24;
 
 /// Turns pictures into inputs of one network, and its outputs into answers.
 #[derive(Clone, Debug)]
@@ -109,6 +114,33 @@ impl Processor {
         pictures.into_iter().map(|(name, picture)| Ok((name, Self::inputs(entry, &picture)?))).collect()
     }
 
+    /// Inputs of printed lines: each by itself, or, where text is to be found, some on a page; token ids by `seed` for networks
+    /// that take those.
+    pub(crate) fn printed(
+        entry: &Entry,
+        lines: &[&Sample],
+        seed: usize,
+    ) -> Result<Vec<(String, Inputs)>, ProcessError> {
+        let mut pictures = Vec::new();
+        match entry.task {
+            Task::TokenEmbedding => return Ok(tokens::made_up(entry, seed)),
+            Task::TextDetection => {
+                for (index, lines) in lines.chunks(LINES_ON_A_PAGE).enumerate() {
+                    pictures.push((format!("page-{}", index + 1), page_of(lines)?));
+                }
+            }
+            _ => {
+                for line in lines {
+                    let picture = read_picture(line.png)?;
+                    let turned = (entry.task == Task::TextDirection).then(|| picture.rotate180());
+                    pictures.push((line.name.to_owned(), picture));
+                    pictures.extend(turned.map(|turned| (format!("{}-turned", line.name), turned)));
+                }
+            }
+        }
+        pictures.into_iter().map(|(name, picture)| Ok((name, Self::inputs(entry, &picture)?))).collect()
+    }
+
     fn inputs(entry: &Entry, picture: &DynamicImage) -> Result<Inputs, ProcessError> {
         let (width, height) = (picture.width(), picture.height());
         if width == 0 || height == 0 {
@@ -135,6 +167,21 @@ impl Processor {
             Decoder::Embedding => tokens::answer(outputs),
         }
     }
+}
+
+/// Lines one below the other on white paper, each further to the right.
+fn page_of(lines: &[&Sample]) -> Result<DynamicImage, ProcessError> {
+    let lines = lines.iter().map(|line| read_picture(line.png)).collect::<Result<Vec<_>, _>>()?;
+    let indent = |index: usize| GAP + index as u32 * GAP / 2;
+    let width = lines.iter().enumerate().map(|(index, line)| indent(index) + line.width() + GAP).max().unwrap_or(GAP);
+    let height = lines.iter().map(|line| line.height() + GAP).sum::<u32>() + GAP;
+    let mut page = DynamicImage::ImageRgb8(RgbImage::from_pixel(width, height, Rgb([255; 3])));
+    let mut top = GAP;
+    for (index, line) in lines.iter().enumerate() {
+        image::imageops::overlay(&mut page, line, i64::from(indent(index)), i64::from(top));
+        top += line.height() + GAP;
+    }
+    Ok(page)
 }
 
 /// The picture in the file at `path`, PNG or JPEG by its content.

@@ -21,25 +21,35 @@ struct Text {
     /// Tokens of both parts, start and ends included.
     parts: [usize; 2],
     padding: usize,
+    /// Other words for another one.
+    seed: usize,
 }
 
 /// Samples of different lengths and batches.
 const SAMPLES: [(&str, &[Text]); 3] = [
-    ("tokens-32", &[Text { parts: [32, 0], padding: 0 }]),
-    ("pair-21", &[Text { parts: [12, 9], padding: 0 }]),
-    ("padded-2x16", &[Text { parts: [16, 0], padding: 0 }, Text { parts: [4, 3], padding: 9 }]),
+    ("tokens-32", &[Text { parts: [32, 0], padding: 0, seed: 0 }]),
+    ("pair-21", &[Text { parts: [12, 9], padding: 0, seed: 0 }]),
+    ("padded-2x16", &[Text { parts: [16, 0], padding: 0, seed: 0 }, Text { parts: [4, 3], padding: 9, seed: 0 }]),
 ];
 
 /// The samples for `entry`, whose inputs are ids, mask and types in this order: INT64 \[texts, tokens\].
 pub(super) fn samples(entry: &Entry) -> Vec<(String, Inputs)> {
+    SAMPLES.iter().map(|(name, texts)| ((*name).to_owned(), inputs(entry, texts))).collect()
+}
+
+/// Some more, of other words for another `seed`.
+pub(super) fn made_up(entry: &Entry, seed: usize) -> Vec<(String, Inputs)> {
+    let text = |tokens: usize| {
+        let texts = [Text { parts: [tokens, tokens / 3], padding: 0, seed }];
+        (format!("tokens-{}-{seed}", texts[0].len()), inputs(entry, &texts))
+    };
+    [12, 18, 24, 30].map(|tokens| text(tokens + seed)).to_vec()
+}
+
+fn inputs(entry: &Entry, texts: &[Text]) -> Inputs {
     let [ids, mask, types] = entry.inputs else { return Vec::new() };
-    SAMPLES
-        .iter()
-        .map(|(name, texts)| {
-            let inputs = [(ids, id as Value), (mask, masked), (types, part)];
-            ((*name).to_owned(), inputs.map(|(input, of)| (input.name.to_owned(), tensor(texts, of))).to_vec())
-        })
-        .collect()
+    let inputs = [(ids, id as Value), (mask, masked), (types, part)];
+    inputs.map(|(input, of)| (input.name.to_owned(), tensor(texts, of))).to_vec()
 }
 
 /// What an input says of one position of a text.
@@ -71,7 +81,7 @@ fn id(text: &Text, at: usize) -> i64 {
         END
     } else {
         // Far apart, and the same every time.
-        FIRST_WORD + (at as u64 * 7919 % WORDS) as i64
+        FIRST_WORD + ((at + 1013 * text.seed) as u64 * 7919 % WORDS) as i64
     }
 }
 

@@ -11,8 +11,23 @@ const AUTO: &str = "auto";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
     Fixed(Codec),
-    /// Whichever lossless codec lets the slowest part of the hop take the least time.
+    /// Whichever lossless codec, or lossy one that the pipeline allows on this hop, lets the slowest part of the hop take
+    /// the least time.
     Auto,
+}
+
+impl Choice {
+    /// The lossless codecs that `auto` chooses from; each was the best of some network's cuts in `bench codec`.
+    pub const LOSSLESS: [Codec; 5] =
+        [Codec::Raw, Codec::Sparse, Codec::SparseShuffleLz4, Codec::ShuffleZstd, Codec::SparseShuffleZstd];
+    /// Lossy codecs that a hop may be allowed: trying them all costs time.
+    pub const MOST_LOSSY: usize = 8;
+
+    /// Whether a pipeline may allow `codec` to `auto`: a lossy one, and not of those that hide how well tensors compress,
+    /// which are chosen by hand.
+    pub fn may_allow(codec: Codec) -> bool {
+        codec.is_lossy() && !matches!(codec, Codec::ConstantSize(_))
+    }
 }
 
 impl Default for Choice {
