@@ -13,6 +13,7 @@ use crate::{setup, workspace};
 ///   --stages N                              how many
 ///   --out DIR                               default: dist/<model>
 ///   --cut T1,T2,…                           cut at these tensors instead of planning
+///   --allow-lossy BUDGET                    lets hops use lossy codecs: max-relative-error=X or top1-agreement=Y
 ///   --dim name=value                        fix a symbolic dimension while profiling; repeatable
 #[derive(clap::Args)]
 #[command(
