@@ -31,6 +31,7 @@ enum Command {
     Infer(client::InferArgs),
     Inspect(commands::InspectArgs),
     Models(commands::ModelsArgs),
+    Plan(defer_partition::command::PlanArgs),
 }
 
 /// How long work that cannot be broken off, such as loading a stage, may go on after the command is done.
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::BuildStages(args) => build::run(args),
         Command::Inspect(args) => commands::inspect(&args),
         Command::Models(args) => commands::models(&args),
+        Command::Plan(args) => commands::plan(&args),
         Command::Serve(args) => run(commands::serve(args)),
         Command::Dispatch(args) => run(commands::dispatch(args)),
         Command::Infer(args) => run(client::run(args)),

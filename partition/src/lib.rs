@@ -6,11 +6,12 @@
 //! 2. [`Network::new`] prepares the graph: sorted, constants by name, nothing superfluous;
 //! 3. [`fold::fold`] and [`fold::fold_constants`] make it smaller without changing what it computes;
 //! 4. [`Atoms::new`] groups nodes that engines run as one operation; each boundary between groups is a candidate cut;
-//! 5. [`plan::min_max`] chooses cuts from what groups and boundaries were measured to cost, or a user names tensors;
+//! 5. [`plan::min_max`] chooses cuts from what groups and boundaries were measured to cost, [`plan::place`] also nodes and
+//!    codecs, or a user names tensors;
 //! 6. [`Partition`] says what each stage takes, makes and hands on;
 //! 7. [`slice::slice`] makes each stage an ONNX model of its own, with its weights apart.
 //!
-//! [`profile`] is what a network costs, [`cluster`] the machines that it may run on.
+//! [`profile`] is what a network costs, [`cluster`] the machines that it may run on, [`command`] the planner's command.
 //!
 //! [`dims`] settles the sizes that a model leaves open; [`testing`] makes random networks for tests.
 //!
@@ -18,6 +19,7 @@
 
 pub mod atoms;
 pub mod cluster;
+pub mod command;
 pub mod cut;
 pub mod dims;
 pub mod fold;

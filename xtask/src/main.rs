@@ -5,6 +5,7 @@ mod bench;
 mod build_stages;
 mod demo;
 mod models;
+mod plan;
 mod setup;
 mod test;
 mod wasm_toolchain;
@@ -31,6 +32,7 @@ enum Task {
     /// Runs everything that CI runs: format, lint, build (with the guest, from source), all tests
     Test,
     BuildStages(build_stages::Args),
+    Plan(plan::Args),
     Bench(bench::Args),
     Models(models::Args),
 }
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&args),
         Task::Test => test::run(),
         Task::BuildStages(args) => build_stages::run(&args),
+        Task::Plan(args) => plan::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Models(args) => models::run(&args),
     };

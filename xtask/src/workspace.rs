@@ -35,7 +35,20 @@ pub fn build_and_become<S: AsRef<std::ffi::OsStr>>(program: &str, args: &[S]) ->
         return Ok(exit_code(status));
     }
     eprintln!("build: done in {}", seconds(started));
+    become_program(program, args)
+}
 
+/// The same for a `program` of a `package` that is quick to build; says nothing.
+pub fn build_alone_and_become<S: AsRef<std::ffi::OsStr>>(package: &str, program: &str, args: &[S]) -> Result<ExitCode> {
+    let build = ["build", "--release", "--quiet", "-p", package, "--bin", program];
+    let status = cargo(&build).status().context("cannot run cargo")?;
+    if !status.success() {
+        return Ok(exit_code(status));
+    }
+    become_program(program, args)
+}
+
+fn become_program<S: AsRef<std::ffi::OsStr>>(program: &str, args: &[S]) -> Result<ExitCode> {
     // Replaced, not waited for: Ctrl-C and the exit code are then the program's own business.
     let path = release_dir()?.join(program);
     let error = Command::new(&path).args(args).exec();

@@ -3,11 +3,13 @@
 mod dispatch;
 mod inspect;
 mod models;
+mod plan;
 mod serve;
 
 pub use dispatch::{DispatchArgs, dispatch};
 pub use inspect::{InspectArgs, inspect};
 pub use models::{ModelsArgs, models};
+pub use plan::plan;
 pub use serve::{ServeArgs, serve};
 
 use crate::client::UsageError;

@@ -26,5 +26,5 @@ mod search;
 
 pub use error::NoPlan;
 pub use min_max::{Costs, EQUALLY_FAST, Plan, PlanError, min_max};
-pub use place::{EXACT_NODES, Objective, Options, Replicas, place};
+pub use place::{EXACT_NODES, Objective, Options, Replicas, place, place_noting};
 pub use placement::{Alternative, Kind, PlacedStage, Placement};

@@ -68,6 +68,16 @@ pub const EXACT_NODES: usize = 8;
 
 /// The best plan for running `profile` on `cluster`.
 pub fn place(profile: &Profile, cluster: &Cluster, options: &Options) -> Result<Placement, NoPlan> {
+    place_noting(profile, cluster, options, &|_| {})
+}
+
+/// The same; `note` is told, line by line, how it was found.
+pub fn place_noting(
+    profile: &Profile,
+    cluster: &Cluster,
+    options: &Options,
+    note: &dyn Fn(&str),
+) -> Result<Placement, NoPlan> {
     profile.check().map_err(|cause| NoPlan::Invalid(format!("the profile cannot be used: {cause}")))?;
     cluster.check().map_err(|cause| NoPlan::Invalid(format!("the cluster cannot be used: {cause}")))?;
     if options.max_stages == Some(0) {
@@ -76,11 +86,20 @@ pub fn place(profile: &Profile, cluster: &Cluster, options: &Options) -> Result<
     if let Some(unknown) = options.codecs.iter().flatten().find(|name| !has_codec(profile, name)) {
         return Err(NoPlan::Invalid(format!("no cut of the profile has figures for codec {unknown}")));
     }
+    let started = Instant::now();
     let machines = Machines::new(cluster).map_err(|error| NoPlan::Invalid(error.to_string()))?;
     let largest = machines.memory.iter().copied().max().unwrap_or(0);
     let allowed = |name: &str| options.codecs.as_ref().is_none_or(|codecs| codecs.iter().any(|codec| codec == name));
     let model = Model::new(profile, allowed, largest);
-    Planner { profile, cluster, options, model: &model, machines: &machines, started: Instant::now() }.place()
+    note(&format!(
+        "{} atoms, {} places to cut with {} codecs worth a try; {} nodes of {} classes",
+        profile.atoms.len(),
+        model.positions().len() - 2,
+        model.points.len() - 2,
+        machines.count(),
+        machines.classes().len()
+    ));
+    Planner { profile, cluster, options, model: &model, machines: &machines, started, note }.place()
 }
 
 fn has_codec(profile: &Profile, name: &str) -> bool {
@@ -101,6 +120,7 @@ struct Planner<'a> {
     model: &'a Model,
     machines: &'a Machines,
     started: Instant,
+    note: &'a dyn Fn(&str),
 }
 
 impl Planner<'_> {
@@ -134,6 +154,11 @@ impl Planner<'_> {
             stages: best.route.stages(self.model, self.machines, self.cluster),
             alternatives,
         })
+    }
+
+    fn note(&self, what: &str, found: &Found) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        (self.note)(&format!("{seconds:.2} s, {what}: {:.4} ms, bound {:.4} ms", found.value, found.bound));
     }
 
     fn max_stages(&self) -> usize {
@@ -235,6 +260,7 @@ impl Planner<'_> {
         match Exact::new(self.model, self.machines, self.max_stages(), false) {
             Some(exact) => {
                 let found = self.narrow(&exact, found, Limits { low: 0.0, always: self.always_exact() });
+                self.note("all sets of nodes", &found);
                 match found.value <= found.bound * (1.0 + ROUNDING) {
                     true => found,
                     false => self.many(found),
@@ -290,10 +316,13 @@ impl Planner<'_> {
                 break;
             }
         }
+        self.note("first orders of nodes", &found);
         let paths = Paths::new(self.model, self.machines, self.max_stages());
         let mut effort = 0;
         self.bound(&paths, &mut found, &mut effort, &late);
+        self.note("what nodes used twice could do", &found);
         self.deepen(&paths, &mut found, &mut effort, &late);
+        self.note("search in depth", &found);
 
         let order = order_of(&found.route, count);
         let start = Start { order: &order, best: found.value, bound: found.bound, shared: false };
@@ -302,6 +331,7 @@ impl Planner<'_> {
         if let Some((value, route)) = orders.anneal(start, &mut random, all, &late) {
             (found.value, found.route) = (value, route);
         }
+        self.note("changes of the order", &found);
         // Is it the best already?
         let mut effort = 0;
         while found.value > found.bound * (1.0 + ROUNDING) && !late() {
@@ -393,6 +423,7 @@ impl Planner<'_> {
         if let Some(exact) = exact {
             let always = self.machines.classes().len() == 1 || self.machines.count() <= 3;
             best = self.narrow(&exact, best, Limits { low: bound, always });
+            self.note("all sets of groups", &best);
         }
         if best.value <= best.bound * (1.0 + ROUNDING) {
             return best;
@@ -405,6 +436,7 @@ impl Planner<'_> {
         if let Some((value, route)) = orders.anneal(start, &mut random, self.effort() / 2, &stop) {
             (best.value, best.route) = (value, route);
         }
+        self.note("changes of groups", &best);
         best
     }
 
