@@ -7,6 +7,7 @@ pub mod frame;
 pub mod hello;
 pub mod link;
 mod rate;
+pub mod toll;
 pub mod traffic;
 
 pub use codec::{Choice as CodecChoice, Codec, CodecError, Encoded};
@@ -14,3 +15,4 @@ pub use frame::{Failure, FailureKind, FrameError, Part, PipelineId, Tag};
 pub use hello::{Hello, Role, Token};
 pub use link::{Connection, Frame, FrameReader, FrameWriter, Limits, LinkError};
 pub use rate::LinkRate;
+pub use toll::Toll;
