@@ -26,6 +26,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     BuildStages(build::BuildArgs),
+    Profile(build::ProfileArgs),
     Serve(commands::ServeArgs),
     Dispatch(commands::DispatchArgs),
     Infer(client::InferArgs),
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     telemetry::init_logs();
     let result = match cli.command {
         Command::BuildStages(args) => build::run(args),
+        Command::Profile(args) => build::run_profile(&args),
         Command::Inspect(args) => commands::inspect(&args),
         Command::Models(args) => commands::models(&args),
         Command::Plan(args) => commands::plan(&args),

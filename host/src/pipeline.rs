@@ -51,6 +51,12 @@ pub struct StageRef {
     pub weights_bytes: u64,
     /// Compute time that the plan expects, in ms on the machine that cut the network.
     pub predicted_ms: f64,
+    /// What it costs to take in and decode what the stage needs of a request, in ms on the same machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decode_ms: Option<f64>,
+    /// And to encode and send on what the stage makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encode_ms: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<usize>,
     /// Names of the nodes that a cluster's plan puts it on.
@@ -67,7 +73,7 @@ pub struct StageRef {
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlanRef {
-    /// Compute time of the slowest stage, in ms.
+    /// Time of the slowest stage, in ms: decoding, computing and encoding.
     pub bottleneck_ms: f64,
     /// No partition into so many stages has a smaller one.
     pub lower_bound_ms: f64,

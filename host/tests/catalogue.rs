@@ -111,6 +111,8 @@ impl Prepared {
                 forwards: manifest.forwards,
                 weights_bytes: slice.weights_len,
                 predicted_ms: 0.0,
+                decode_ms: None,
+                encode_ms: None,
                 replicas: None,
                 nodes: None,
                 codec: None,

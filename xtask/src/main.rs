@@ -6,6 +6,7 @@ mod build_stages;
 mod demo;
 mod models;
 mod plan;
+mod profile;
 mod setup;
 mod test;
 mod wasm_toolchain;
@@ -33,6 +34,7 @@ enum Task {
     Test,
     BuildStages(build_stages::Args),
     Plan(plan::Args),
+    Profile(profile::Args),
     Bench(bench::Args),
     Models(models::Args),
 }
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Task::Test => test::run(),
         Task::BuildStages(args) => build_stages::run(&args),
         Task::Plan(args) => plan::run(&args),
+        Task::Profile(args) => profile::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Models(args) => models::run(&args),
     };

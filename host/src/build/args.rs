@@ -5,7 +5,7 @@ use crate::accuracy::Budget;
 use crate::engine::Choice;
 use clap::Args;
 use defer_partition::dims::parse_dim;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Cuts a network into stages: writes DIR/pipeline.json and DIR/stage-<i>.wasm
 #[derive(Args, Clone, Debug)]
@@ -59,6 +59,10 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE")]
     pub ort_lib: Option<PathBuf>,
 
+    /// Also says what each plan came to when its stages were timed
+    #[arg(long)]
+    pub verbose: bool,
+
     /// Prints one JSON document instead of a table
     #[arg(long)]
     pub json: bool,
@@ -91,6 +95,11 @@ impl From<&BuildArgs> for BuildOptions {
 }
 
 impl BuildOptions {
+    /// The folder of the network `name`.
+    pub(super) fn folder(&self, name: &str) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| Path::new("dist").join(name))
+    }
+
     /// How many stages there will be.
     pub(super) fn count(&self) -> Result<usize, BuildError> {
         let made = self.cuts.len() + 1;

@@ -13,16 +13,29 @@ const TICK: Duration = Duration::from_millis(120);
 #[derive(Debug)]
 pub struct Bars {
     terminal: bool,
+    details: Details,
     bar: Mutex<ProgressBar>,
+}
+
+/// Whether details are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Details {
+    #[default]
+    Hidden,
+    Shown,
 }
 
 impl Default for Bars {
     fn default() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), bar: Mutex::new(ProgressBar::hidden()) }
+        Self::new(Details::Hidden)
     }
 }
 
 impl Bars {
+    pub fn new(details: Details) -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), details, bar: Mutex::new(ProgressBar::hidden()) }
+    }
+
     /// Removes the last bar from the screen.
     pub fn clear(&self) {
         self.with(ProgressBar::finish_and_clear);
@@ -46,6 +59,7 @@ impl Progress for Bars {
             Phase::Reading => "reading the model",
             Phase::Folding => "folding constants",
             Phase::Shapes => "learning shapes",
+            Phase::Coding => "timing codecs",
             Phase::Loading => "loading parts",
             Phase::Timing => "timing parts",
             Phase::Writing => "writing stages",
@@ -77,6 +91,12 @@ impl Progress for Bars {
 
     fn note(&self, line: &str) {
         self.line(line);
+    }
+
+    fn detail(&self, line: &str) {
+        if self.details == Details::Shown {
+            self.line(line);
+        }
     }
 
     fn warning(&self, line: &str) {

@@ -2,7 +2,9 @@
 
 use crate::accuracy::Mismatch;
 use crate::artifact::ArtifactError;
+use crate::client::UsageError;
 use crate::engine::EngineError;
+use crate::relay::LinkError;
 use defer_models::{FetchError, ProcessError, ResolveError};
 use defer_partition::cut::CutError;
 use defer_partition::dims::DimError;
@@ -55,6 +57,8 @@ pub enum BuildError {
     Profile { inputs: String, cause: String },
     #[error("the node or nodes producing \"{group}\" cannot be timed alone: {cause}")]
     Timing { group: String, cause: EngineError },
+    #[error("cannot measure what this machine's own network costs: {0}")]
+    Toll(#[from] LinkError),
     #[error("input \"{input}\" of the network cannot be carried to the first stage: {cause}")]
     Input { input: String, cause: String },
     #[error("output \"{output}\" of the network cannot be carried to a client: {cause}")]
@@ -92,6 +96,11 @@ impl BuildError {
                 | Self::Plan(PlanError::NoStages | PlanError::TooManyStages { .. })
                 | Self::Engine(EngineError::Unavailable(_))
         )
+    }
+
+    /// As the error of a command: [`UsageError`] where [`Self::is_usage`].
+    pub(super) fn for_a_command(self) -> anyhow::Error {
+        if self.is_usage() { UsageError(self.to_string()).into() } else { self.into() }
     }
 
     /// A failed write of a file of `bytes` bytes.

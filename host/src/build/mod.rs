@@ -10,6 +10,7 @@ mod dependent;
 mod diagnose;
 mod error;
 mod inputs;
+mod measured;
 mod prepare;
 mod profile;
 mod progress;
@@ -19,23 +20,25 @@ mod shapes;
 mod write;
 
 pub use args::{BuildArgs, BuildOptions};
-pub use bars::Bars;
+pub use bars::{Bars, Details};
 pub use calibrate::{Found, HopAccuracy};
 pub use error::BuildError;
 pub use inputs::random as random_inputs;
+pub use measured::{ProfileArgs, run as run_profile};
 pub use prepare::fold_constants;
 pub use progress::{Phase, Progress};
 
+use crate::accuracy::Budget;
 use crate::artifact::{self, Manifest};
-use crate::client::UsageError;
-use crate::engine::{self, Engine, Model, Options, Session};
-use crate::pipeline::{self, ModelRef, Pipeline, StageRef};
+use crate::engine::{self, Engine, Model, Named, Options, Session};
+use crate::pipeline::{self, Calibration, ModelRef, Pipeline, StageRef};
+use crate::relay::Codec;
 use anyhow::Context;
 use defer_partition::cut::{Stage, crossings};
 use defer_partition::plan::PlanError;
 use defer_partition::{Atoms, Network, Partition, TensorInfo, slice};
 use prepare::Prepared;
-use profile::Figures;
+use profile::{Figures, Profiler};
 use scratch::{Bench, Scratch};
 use shapes::Trace;
 use std::collections::BTreeSet;
@@ -65,15 +68,12 @@ pub struct Built {
 /// # Errors
 /// [`UsageError`] where [`BuildError::is_usage`], for exit status 2; anything else for exit status 1.
 pub fn run(args: BuildArgs) -> anyhow::Result<()> {
-    let bars = Bars::default();
+    let bars = Bars::new(if args.verbose { Details::Shown } else { Details::Hidden });
     let build = || {
         let engine = engine::open(args.engine, args.ort_lib.clone())?;
         build(&BuildOptions::from(&args), engine.as_ref(), &bars)
     };
-    let built = build().map_err(|error| match error.is_usage() {
-        true => anyhow::Error::from(UsageError(error.to_string())),
-        false => error.into(),
-    })?;
+    let built = build().map_err(BuildError::for_a_command)?;
     bars.clear();
     let text = if args.json { built.json() } else { built.table() };
     crate::stdout::write(&text).context("cannot write the report")
@@ -86,41 +86,73 @@ pub fn load_whole(path: &Path, engine: &dyn Engine, options: Options) -> Result<
     Ok(engine.load(Model { bytes: &bytes, weights_folder: Some(folder) }, options)?)
 }
 
+/// A network that was looked at: read, folded, and run to learn what crosses its cuts.
+struct Study {
+    prepared: Prepared,
+    atoms: Atoms,
+    /// Cuts that the user asked for, after groups.
+    cuts: Option<Vec<usize>>,
+    /// What lossy codecs may do to answers, where they may, and the inputs to find out with.
+    calibration: Option<(Budget, (Calibration, Vec<Vec<Named>>))>,
+    session: Options,
+    scratch: Scratch,
+    trace: Trace,
+}
+
+impl Study {
+    /// Looks at a network that shall be cut into `stages`; `folder` is where to work.
+    fn new(
+        options: &BuildOptions,
+        stages: usize,
+        engine: &dyn Engine,
+        folder: impl FnOnce(&Prepared) -> PathBuf,
+        progress: &dyn Progress,
+    ) -> Result<Self, BuildError> {
+        let session = Options::new(options.threads.max(1));
+        let prepared = prepare::prepare(options, engine, session, progress)?;
+        let network = &prepared.network;
+        let mut atoms = Atoms::new(network);
+        let mut cuts = None;
+        if !options.cuts.is_empty() {
+            let (split, partition, warnings) = Partition::at_tensors(network, &atoms, &options.cuts)?;
+            warnings.iter().for_each(|warning| progress.warning(&warning.to_string()));
+            atoms = split;
+            cuts = Some(ends(&partition));
+        }
+        match atoms.atoms.len() {
+            _ if stages == 0 => return Err(PlanError::NoStages.into()),
+            groups if stages > groups => return Err(PlanError::TooManyStages { stages, atoms: groups }.into()),
+            _ => {}
+        }
+        let request = inputs::real(network.inputs(), prepared.entry, &options.dims)?;
+        let calibration = match options.allow_lossy {
+            Some(budget) => {
+                Some((budget, inputs::calibration(network.inputs(), prepared.entry, &options.dims, &request)?))
+            }
+            None => None,
+        };
+        let scratch = Scratch::new(&folder(&prepared))?;
+        let bench = Bench { engine, options: session, scratch: &scratch };
+        let crossing: BTreeSet<&str> = crossings(network, &atoms).into_iter().flatten().collect();
+        let trace = shapes::trace(&bench, network, &crossing, request, progress)?;
+        if let Some(cuts) = &cuts {
+            check_cuts(network, &atoms, &trace, cuts, &options.cuts)?;
+        }
+        Ok(Self { prepared, atoms, cuts, calibration, session, scratch, trace })
+    }
+}
+
 /// Cuts a network into stages and writes them; the folder's earlier pipeline is replaced once all are written.
 pub fn build(options: &BuildOptions, engine: &dyn Engine, progress: &dyn Progress) -> Result<Built, BuildError> {
     let stages = options.count()?;
-    let session = Options::new(options.threads.max(1));
-    let prepared = prepare::prepare(options, engine, session, progress)?;
-    let network = &prepared.network;
-
-    let mut atoms = Atoms::new(network);
-    let mut cuts = None;
-    if !options.cuts.is_empty() {
-        let (split, partition, warnings) = Partition::at_tensors(network, &atoms, &options.cuts)?;
-        warnings.iter().for_each(|warning| progress.warning(&warning.to_string()));
-        atoms = split;
-        cuts = Some(ends(&partition));
-    }
-    match atoms.atoms.len() {
-        _ if stages == 0 => return Err(PlanError::NoStages.into()),
-        groups if stages > groups => return Err(PlanError::TooManyStages { stages, atoms: groups }.into()),
-        _ => {}
-    }
-    let request = inputs::real(network.inputs(), prepared.entry, &options.dims)?;
-    let calibration = match options.allow_lossy {
-        Some(budget) => Some((budget, inputs::calibration(network.inputs(), prepared.entry, &options.dims, &request)?)),
-        None => None,
-    };
-
-    let folder = options.out.clone().unwrap_or_else(|| Path::new("dist").join(&prepared.name));
-    let scratch = Scratch::new(&folder)?;
+    let folder = |prepared: &Prepared| options.folder(&prepared.name);
+    let Study { prepared, atoms, cuts, calibration, session, scratch, mut trace } =
+        Study::new(options, stages, engine, folder, progress)?;
+    let (network, folder) = (&prepared.network, folder(&prepared));
     let bench = Bench { engine, options: session, scratch: &scratch };
-    let crossing: BTreeSet<&str> = crossings(network, &atoms).into_iter().flatten().collect();
-    let mut trace = shapes::trace(&bench, network, &crossing, request, progress)?;
-    if let Some(cuts) = &cuts {
-        check_cuts(network, &atoms, &trace, cuts, &options.cuts)?;
-    }
-    let figures = profile::profile(&bench, network, &atoms, &mut trace, (stages, cuts), progress)?;
+    let mut profiler = Profiler::new(&bench, network, &atoms, &mut trace, &[Codec::Raw], progress)?;
+    let figures = profiler.figures(stages, cuts)?;
+    drop(profiler);
     let partition = Partition::new(network, &atoms, &figures.cuts)?;
 
     let mut pipeline = pack(&prepared, &partition, &trace, &figures, &scratch, progress)?;
@@ -180,7 +212,7 @@ fn pack(
     let network = &prepared.network;
     progress.phase(Phase::Writing, partition.stages.len());
     let mut stages = Vec::with_capacity(partition.stages.len());
-    for (stage, &predicted_ms) in partition.stages.iter().zip(&figures.stages_ms) {
+    for (stage, times) in partition.stages.iter().zip(&figures.stages) {
         let mut slice = slice::slice(network, stage, &|tensor| profile::describe(network, trace, tensor))?;
         trace.batch.name(network.inputs(), &mut slice);
         let manifest = manifest(prepared, stage, partition.stages.len(), trace)?;
@@ -194,7 +226,9 @@ fn pack(
             outputs,
             forwards,
             weights_bytes: slice.weights_len,
-            predicted_ms,
+            predicted_ms: times.compute_ms,
+            decode_ms: Some(times.decode_ms),
+            encode_ms: Some(times.encode_ms),
             replicas: None,
             nodes: None,
             codec: None,

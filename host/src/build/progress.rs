@@ -10,6 +10,8 @@ pub enum Phase {
     Folding,
     /// Running the whole network to learn what crosses cuts; a step per run.
     Shapes,
+    /// Timing codecs on what crosses cuts, in rounds; a step per round.
+    Coding,
     /// Loading parts of the network as networks of their own; a step per part.
     Loading,
     /// Timing the parts, in rounds; a step per round.
@@ -32,6 +34,9 @@ pub trait Progress {
 
     /// Something that a person may want to know, in one line.
     fn note(&self, line: &str);
+
+    /// Something that only who asks for more wants to know, in one line.
+    fn detail(&self, _line: &str) {}
 
     /// Something that a person should know, in one line.
     fn warning(&self, line: &str);

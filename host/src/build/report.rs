@@ -28,7 +28,8 @@ impl Built {
 
     /// A table for a person, a row per stage.
     pub fn table(&self) -> String {
-        let header = ["stage", "groups", "weights", "predicted", "out", "sha256", "file", "tensors that leave"];
+        let header =
+            ["stage", "groups", "weights", "predicted", "relay", "out", "sha256", "file", "tensors that leave"];
         let mut rows = vec![header.map(str::to_owned)];
         for (index, stage) in self.pipeline.stages.iter().enumerate() {
             let mut leaving: Vec<&TensorInfo> = stage.outputs.iter().chain(&stage.forwards).collect();
@@ -38,6 +39,7 @@ impl Built {
                 self.groups.get(index).copied().unwrap_or_default().to_string(),
                 bytes(stage.weights_bytes),
                 format!("{:.2} ms", stage.predicted_ms),
+                format!("{:.2} ms", stage.decode_ms.unwrap_or_default() + stage.encode_ms.unwrap_or_default()),
                 bytes(self.leaving_bytes.get(index).copied().unwrap_or_default()),
                 stage.digest.short(),
                 stage.file.clone(),
@@ -47,11 +49,11 @@ impl Built {
         let Pipeline { name, stages, plan, .. } = &self.pipeline;
         let plural = if stages.len() == 1 { "" } else { "s" };
         let mut text = format!("{name}: {} stage{plural} in {}\n\n", stages.len(), self.folder.display());
-        align(&mut text, &rows, &[5, 6, 7]);
+        align(&mut text, &rows, &[6, 7, 8]);
         let even = plan.lower_bound_ms / plan.bottleneck_ms.max(f64::MIN_POSITIVE) * 100.0;
         let _ = writeln!(
             text,
-            "\nslowest stage {:.2} ms; no {} stage{plural} of this network can be below {:.2} ms ({even:.0} %)",
+            "\nslowest stage {:.2} ms with what the relay takes; no {} stage{plural} of this network can be below {:.2} ms ({even:.0} %)",
             plan.bottleneck_ms,
             stages.len(),
             plan.lower_bound_ms

@@ -4,6 +4,7 @@
 mod clock;
 mod life;
 mod limits;
+mod planned;
 mod reports;
 mod rivals;
 mod state;

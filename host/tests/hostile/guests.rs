@@ -24,6 +24,8 @@ fn packed(name: &str, parts: &Parts) -> Staged {
         forwards: Vec::new(),
         weights_bytes: parts.slice.weights_len,
         predicted_ms: 1.0,
+        decode_ms: None,
+        encode_ms: None,
         replicas: None,
         nodes: None,
         codec: None,

@@ -3,17 +3,31 @@
 //! Pieces are timed where they will be computed, within longer runs: a run on either side of each boundary, about half a
 //! stage long, and both together. What the two take more than both together is what a cut there costs. Stages that are
 //! planned are then timed themselves, and what they are found to take counts in the next plan.
+//!
+//! Computing is not all that a stage does: what crosses its cuts is taken in, decoded, encoded and sent, which the codecs
+//! and the relay itself are timed at.
 
+mod coding;
+mod costs;
 mod fit;
+mod pieces;
 mod runs;
+mod written;
+
+pub(super) use coding::LOSSLESS;
 
 use super::scratch::Bench;
 use super::shapes::Trace;
 use super::{BuildError, Progress};
 use crate::pipeline::PlanRef;
+use crate::relay::{Codec, Toll};
+use coding::Codings;
+use costs::{Passage, with_passage};
 use defer_partition::cut::crossings;
 use defer_partition::plan::{self, Costs, Plan, PlanError};
 use defer_partition::{Atoms, Network, TensorInfo};
+use fit::Fit;
+use pieces::Pieces;
 use runs::{Effort, Stopwatch};
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -51,81 +65,31 @@ fn weights(atoms: &Atoms, run: Range<usize>) -> u64 {
 pub(super) struct Figures {
     /// The last group of each stage but the last.
     pub cuts: Vec<usize>,
-    /// What each stage took.
-    pub stages_ms: Vec<f64>,
+    /// What each stage took, and what it costs to take in and to send on what crosses its cuts.
+    pub stages: Vec<StageTimes>,
     pub lower_bound_ms: f64,
     /// What the uncut network took.
     pub whole_ms: f64,
 }
 
+/// Of one stage, in ms.
+#[derive(Clone, Copy)]
+pub(super) struct StageTimes {
+    pub decode_ms: f64,
+    pub compute_ms: f64,
+    pub encode_ms: f64,
+}
+
+impl StageTimes {
+    fn sum(&self) -> f64 {
+        self.decode_ms + self.compute_ms + self.encode_ms
+    }
+}
+
 impl Figures {
     pub fn plan(&self) -> PlanRef {
-        let bottleneck_ms = self.stages_ms.iter().copied().fold(0.0, f64::max);
+        let bottleneck_ms = self.stages.iter().map(StageTimes::sum).fold(0.0, f64::max);
         PlanRef { bottleneck_ms, lower_bound_ms: self.lower_bound_ms.min(bottleneck_ms) }
-    }
-}
-
-/// Where to cut for the fastest slowest stage, and what stages take; `given` cuts, after groups, are kept.
-pub(super) fn profile(
-    bench: &Bench<'_>,
-    network: &Network,
-    atoms: &Atoms,
-    trace: &mut Trace,
-    (stages, given): (usize, Option<Vec<usize>>),
-    progress: &dyn Progress,
-) -> Result<Figures, BuildError> {
-    let pieces = Pieces::new(network, atoms, trace);
-    if stages > pieces.count() {
-        return Err(PlanError::TooManyStages { stages, atoms: pieces.count() }.into());
-    }
-    let watch = Stopwatch::new(bench, network, atoms, trace, progress, FIRST)?;
-    let mut profiler = Profiler { pieces, watch, trace, surveyed: Vec::new(), checked: HashMap::new() };
-    match stages {
-        1 => drop(profiler.checked.insert(0..profiler.pieces.count(), profiler.watch.whole_ms)),
-        _ => profiler.survey(stages)?,
-    }
-    let plan = match given {
-        Some(cuts) => profiler.keep(&cuts)?,
-        None => profiler.plan(stages)?,
-    };
-    let costs = profiler.costs();
-    let stages_ms = plan.stages(profiler.pieces.count()).into_iter().map(|run| costs.stage_ms(run)).collect();
-    Ok(Figures {
-        cuts: plan.boundaries.iter().map(|&at| profiler.pieces.boundaries[at]).collect(),
-        stages_ms,
-        lower_bound_ms: plan.lower_bound_ms,
-        whole_ms: profiler.watch.whole_ms,
-    })
-}
-
-/// Fusion groups that no cut can come between are one piece.
-struct Pieces {
-    /// Groups after which a cut may come, ascending; the pieces lie between.
-    boundaries: Vec<usize>,
-    /// Bytes that cross each of them.
-    bytes: Vec<u64>,
-    groups: usize,
-}
-
-impl Pieces {
-    fn new(network: &Network, atoms: &Atoms, trace: &Trace) -> Self {
-        let obstacles = obstacles(network, atoms, trace);
-        let boundaries: Vec<usize> = (0..obstacles.len()).filter(|&at| obstacles[at].is_none()).collect();
-        let size = |name: &&str| trace.tensors.get(*name).map_or(0, |tensor| tensor.data.len() as u64);
-        let crossing = crossings(network, atoms);
-        let bytes = boundaries.iter().map(|&at| crossing[at].iter().map(size).sum()).collect();
-        Self { boundaries, bytes, groups: atoms.atoms.len() }
-    }
-
-    fn count(&self) -> usize {
-        self.boundaries.len() + 1
-    }
-
-    /// The groups of a run of pieces.
-    fn groups(&self, run: &Range<usize>) -> Range<usize> {
-        let from = if run.start == 0 { 0 } else { self.boundaries[run.start - 1] + 1 };
-        let to = self.boundaries.get(run.end - 1).map_or(self.groups, |at| at + 1);
-        from..to
     }
 }
 
@@ -138,20 +102,80 @@ fn around_boundaries(count: usize, reach: usize) -> Vec<Range<usize>> {
     around.collect::<BTreeSet<_>>().into_iter().map(|(from, to)| from..to).collect()
 }
 
-struct Profiler<'a, 'b> {
+/// Finds out what a network costs, and where to cut it.
+pub(super) struct Profiler<'a, 'b> {
     pieces: Pieces,
     watch: Stopwatch<'a>,
     trace: &'b mut Trace,
+    progress: &'a dyn Progress,
+    codings: Codings,
+    /// Names of the network's inputs and outputs.
+    ends: [Vec<String>; 2],
     /// Times of runs of pieces, from which the rest is fitted.
     surveyed: Vec<(Range<usize>, f64)>,
     /// Times of runs that were stages of a plan.
     checked: HashMap<Range<usize>, f64>,
 }
 
-impl Profiler<'_, '_> {
-    /// Times runs around every boundary.
-    fn survey(&mut self, stages: usize) -> Result<(), BuildError> {
+impl<'a, 'b> Profiler<'a, 'b> {
+    /// Times the whole network, and what `codecs`, raw first, make of what crosses its cuts.
+    pub fn new(
+        bench: &'a Bench<'_>,
+        network: &'a Network,
+        atoms: &'a Atoms,
+        trace: &'b mut Trace,
+        codecs: &[Codec],
+        progress: &'a dyn Progress,
+    ) -> Result<Self, BuildError> {
+        let pieces = Pieces::new(network, atoms, trace);
+        let inputs = network.inputs().iter().map(|input| input.name.clone()).collect();
+        let ends: [Vec<String>; 2] = [inputs, network.outputs().to_vec()];
+        let names = pieces.crossing.iter().chain(&ends).flatten().map(String::as_str).collect();
+        let codings = Codings::measure(&trace.tensors, &names, codecs, Toll::measure()?, progress);
+        let watch = Stopwatch::new(bench, network, atoms, trace, progress, FIRST)?;
+        let (surveyed, checked) = (Vec::new(), HashMap::new());
+        Ok(Self { pieces, watch, trace, progress, codings, ends, surveyed, checked })
+    }
+
+    /// Where to cut into `stages` so that the slowest is as fast as can be, and what they take; `given` cuts, after groups,
+    /// are kept.
+    pub fn figures(&mut self, stages: usize, given: Option<Vec<usize>>) -> Result<Figures, BuildError> {
         let count = self.pieces.count();
+        if stages > count {
+            return Err(PlanError::TooManyStages { stages, atoms: count }.into());
+        }
+        self.survey(stages)?;
+        let plan = match given {
+            Some(cuts) => self.keep(&cuts)?,
+            None => self.plan(stages)?,
+        };
+        let passage = self.passage();
+        let (fit, costs) = (self.fit(), self.costs());
+        let stage = |run: Range<usize>| {
+            let (decode_ms, encode_ms) = (passage.enter_ms[run.start], passage.leave_ms[run.end]);
+            let fitted = || costs.stage_ms(run.clone()) - decode_ms - encode_ms;
+            let compute_ms = self.checked.get(&run).copied().unwrap_or_else(fitted);
+            StageTimes { decode_ms, compute_ms, encode_ms }
+        };
+        // However it is cut: an even share of the work that comes with any cuts, and the slowest piece.
+        let work = fit.pieces_ms.iter().sum::<f64>() + passage.enter_ms[0] + passage.leave_ms[count];
+        let slowest = fit.pieces_ms.iter().copied().fold(0.0, f64::max);
+        Ok(Figures {
+            cuts: plan.boundaries.iter().map(|&at| self.pieces.boundaries[at]).collect(),
+            stages: plan.stages(count).into_iter().map(stage).collect(),
+            lower_bound_ms: slowest.max(work / stages as f64),
+            whole_ms: self.watch.whole_ms,
+        })
+    }
+
+    /// Times runs around every boundary, for a network that becomes so many stages.
+    pub fn survey(&mut self, stages: usize) -> Result<(), BuildError> {
+        let count = self.pieces.count();
+        self.surveyed = vec![(0..count, self.watch.whole_ms)];
+        if stages == 1 {
+            self.checked.insert(0..count, self.watch.whole_ms);
+            return Ok(());
+        }
         // Both sides together are as long as a stage. All of them are then three times a side's pieces as long as the
         // whole network.
         let half = count.div_ceil(2 * stages);
@@ -160,8 +184,7 @@ impl Profiler<'_, '_> {
         let affordable = within(SURVEY.time, round).min(within(SURVEY_LOADING, 3 * self.watch.load_time));
         let runs = around_boundaries(count, half.min(affordable).max(1));
         let times = self.time(&runs, SURVEY)?;
-        self.surveyed = runs.into_iter().zip(times).collect();
-        self.surveyed.push((0..count, self.watch.whole_ms));
+        self.surveyed.extend(runs.into_iter().zip(times));
         Ok(())
     }
 
@@ -170,17 +193,30 @@ impl Profiler<'_, '_> {
         self.watch.time(&groups, self.trace, effort)
     }
 
-    /// What is known so far.
-    fn costs(&self) -> Costs {
-        let count = self.pieces.count();
+    /// What computing takes, by all that was timed.
+    fn fit(&self) -> Fit {
         let known = self.surveyed.iter().cloned().chain(self.checked.iter().map(|(run, ms)| (run.clone(), *ms)));
-        let fit = fit::fit(count, &known.collect::<Vec<_>>());
-        Costs {
-            atoms_ms: fit.pieces_ms,
-            boundaries_ms: fit.boundaries_ms,
-            crossing_bytes: self.pieces.bytes.clone(),
-            runs_ms: self.checked.clone(),
-        }
+        fit::fit(self.pieces.count(), &known.collect::<Vec<_>>())
+    }
+
+    /// What the relay takes of stages that get and give raw tensors, those that they only hand on included.
+    fn passage(&self) -> Passage {
+        let (receive, send) = self.codings.frame();
+        let raw = |names: &Vec<String>| {
+            let raw = self.codings.together(names.iter().map(String::as_str)).swap_remove(0);
+            (receive + raw.decode_ms, send + raw.encode_ms)
+        };
+        let [inputs, outputs] = &self.ends;
+        let places = std::iter::once(inputs).chain(&self.pieces.crossing).chain([outputs]).map(raw);
+        let (mut enter_ms, mut leave_ms): (Vec<f64>, Vec<f64>) = places.unzip();
+        // Nothing begins at the end, and nothing ends at the beginning.
+        (enter_ms[self.pieces.count()], leave_ms[0]) = (0.0, 0.0);
+        Passage { enter_ms, leave_ms }
+    }
+
+    /// What stages cost, by all that is known so far.
+    fn costs(&self) -> Costs {
+        with_passage(&self.fit(), &self.passage(), &self.checked, self.pieces.bytes.clone())
     }
 
     /// Times those of `stages` that were not timed yet; `false` if there were none.
@@ -197,22 +233,39 @@ impl Profiler<'_, '_> {
         let count = self.pieces.count();
         let started = Instant::now();
         let mut tried = Vec::new();
-        for _ in 0..PLANS {
+        for round in 1..=PLANS {
             let plan = plan::min_max(&self.costs(), stages)?;
             if !self.check(&plan.stages(count))? {
+                self.say(round, &plan, None);
                 return Ok(plan);
             }
+            self.say(round, &plan, Some(self.slowest(&plan)));
             tried.push(plan);
             if started.elapsed() > PLANNING {
                 break;
             }
         }
         // Of those that were tried, the one that turned out best.
-        let costs = self.costs();
-        let slowest = |plan: &Plan| plan.stages(count).into_iter().map(|run| costs.stage_ms(run)).fold(0.0, f64::max);
-        let timed = tried.into_iter().map(|plan| Plan { bottleneck_ms: slowest(&plan), ..plan });
+        let timed = tried.into_iter().map(|plan| Plan { bottleneck_ms: self.slowest(&plan), ..plan });
         let best = timed.min_by(|a, b| a.bottleneck_ms.total_cmp(&b.bottleneck_ms));
         Ok(best.expect("at least one plan is tried"))
+    }
+
+    /// The slowest stage of a plan, by what is known now.
+    fn slowest(&self, plan: &Plan) -> f64 {
+        let costs = self.costs();
+        plan.stages(self.pieces.count()).into_iter().map(|run| costs.stage_ms(run)).fold(0.0, f64::max)
+    }
+
+    fn say(&self, round: usize, plan: &Plan, found_ms: Option<f64>) {
+        let ends: Vec<&str> = plan.boundaries.iter().map(|&at| self.pieces.sizes[at].name.as_str()).collect();
+        let found = match found_ms {
+            Some(ms) => format!("timed, {ms:.2} ms"),
+            None => "all of its stages were timed".to_owned(),
+        };
+        let expected = plan.bottleneck_ms;
+        self.progress
+            .detail(&format!("plan {round}: cuts after {}; slowest stage {expected:.2} ms; {found}", ends.join(", ")));
     }
 
     /// The plan with these cuts, after groups, its stages timed.

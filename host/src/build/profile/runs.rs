@@ -193,9 +193,13 @@ impl Loaded {
     }
 
     fn ms(&self) -> f64 {
-        let mut times = self.times.clone();
-        times.sort_unstable();
-        let at = (times.len().saturating_sub(1) as f64 * QUANTILE).round() as usize;
-        times.get(at).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+        typical(self.times.clone())
     }
+}
+
+/// The one of `times` that counts, in ms; 0 where there are none.
+pub(super) fn typical(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    let at = (times.len().saturating_sub(1) as f64 * QUANTILE).round() as usize;
+    times.get(at).map_or(0.0, |time| time.as_secs_f64() * 1e3)
 }
