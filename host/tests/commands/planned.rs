@@ -18,7 +18,7 @@ fn written(folder: &Path, layers: usize) -> String {
 fn a_profile_knows_what_each_part_holds_and_what_crosses_each_cut() {
     let folder = folder("profiled");
     let (model, out) = (written(&folder, 6), folder.join("profile.json"));
-    let flags = ["profile", "--model", &model, "--dim", "x.0=32", "--json", "--out", out.to_str().unwrap()];
+    let flags = ["profile", "--model", &model, "--dim", "n=32", "--json", "--out", out.to_str().unwrap()];
     let output = run(&flags);
     assert!(output.status.success(), "{}", stderr(&output));
     let profile = Profile::read(&out).unwrap();
