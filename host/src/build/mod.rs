@@ -86,6 +86,9 @@ pub fn load_whole(path: &Path, engine: &dyn Engine, options: Options) -> Result<
     Ok(engine.load(Model { bytes: &bytes, weights_folder: Some(folder) }, options)?)
 }
 
+/// Inputs to calibrate with, and where they are from.
+type Requests = (Calibration, Vec<Vec<Named>>);
+
 /// A network that was looked at: read, folded, and run to learn what crosses its cuts.
 struct Study {
     prepared: Prepared,
@@ -93,7 +96,7 @@ struct Study {
     /// Cuts that the user asked for, after groups.
     cuts: Option<Vec<usize>>,
     /// What lossy codecs may do to answers, where they may, and the inputs to find out with.
-    calibration: Option<(Budget, (Calibration, Vec<Vec<Named>>))>,
+    calibration: Option<(Budget, Requests)>,
     session: Options,
     scratch: Scratch,
     trace: Trace,
