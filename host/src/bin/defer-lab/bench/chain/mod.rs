@@ -9,6 +9,7 @@ mod measure;
 mod peers;
 mod plot;
 mod report;
+mod rivals;
 mod systems;
 
 use super::Document;

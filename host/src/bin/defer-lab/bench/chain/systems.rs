@@ -1,11 +1,11 @@
 //! The systems that are compared, each run under the conditions asked for.
 
+use super::ChainArgs;
 use super::bed::{Bed, Host};
-use super::group::{Group, Share};
+use super::group::Share;
 use super::measure::{Client, Steady};
 use super::report::{Row, StageTime};
-use super::{ChainArgs, peers};
-use crate::bench::alone::{Alone, peak_memory_mb, stat};
+use crate::bench::alone::{peak_memory_mb, stat};
 use crate::cluster::{DISPATCHER_PORTS, DISPATCHER_UP, NODE_PORTS, Process};
 use crate::compare::difference;
 use crate::folder::Folder;
@@ -22,17 +22,15 @@ use std::time::{Duration, Instant};
 
 /// A node with a tenth of a CPU takes its time.
 const UP: Duration = Duration::from_secs(120);
-/// The same for a program that imports large libraries.
-pub const ALONE_UP: Duration = Duration::from_secs(300);
 
 pub struct Bench<'a> {
-    args: &'a ChainArgs,
-    subject: Subject,
+    pub(super) args: &'a ChainArgs,
+    pub(super) subject: Subject,
     // In this order: hosts are inside the bed.
-    bed: Bed,
-    folder: Folder,
+    pub(super) bed: Bed,
+    pub(super) folder: Folder,
     binary: PathBuf,
-    rows: Vec<Row>,
+    pub(super) rows: Vec<Row>,
 }
 
 /// What is running of one chain.
@@ -82,7 +80,7 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    fn share(&self) -> Share {
+    pub(super) fn share(&self) -> Share {
         Share { cpu: Some(self.args.cpu), memory_mb: self.args.memory_mb }
     }
 
@@ -249,107 +247,8 @@ impl<'a> Bench<'a> {
         Ok(row)
     }
 
-    fn row(&self, system: &'static str, nodes: u8) -> Row {
+    pub(super) fn row(&self, system: &'static str, nodes: u8) -> Row {
         Row { system, model: self.subject.name.clone(), nodes, cpu: self.args.cpu, ..Row::default() }
-    }
-
-    /// One node with the whole network: the engine in a loop.
-    async fn alone(&mut self, engine: &str) -> Result<()> {
-        let step = Step::spinner(&format!("{engine} alone"));
-        let alone = self.run_alone(&[self.alone_command(engine)?]).await?;
-        let row = alone_row(self.row("engine-alone", 1), engine, &alone);
-        step.done(&format!("{engine} alone: {:.2} per second", row.throughput_rps));
-        self.rows.push(row);
-        Ok(())
-    }
-
-    /// As many nodes, each with the whole network.
-    async fn replicas(&mut self, engine: &str, nodes: u8) -> Result<()> {
-        let step = Step::spinner(&format!("{engine}, {nodes} replicas"));
-        let commands = (0..nodes).map(|_| self.alone_command(engine)).collect::<Result<Vec<_>>>()?;
-        let alone = self.run_alone(&commands).await?;
-        let row = alone_row(Row { replicas: nodes, ..self.row("replicas", nodes) }, engine, &alone);
-        step.done(&format!("{engine}, {nodes} replicas: {:.2} per second", row.throughput_rps));
-        self.rows.push(row);
-        Ok(())
-    }
-
-    async fn onnxruntime_alone(&mut self) -> Result<()> {
-        let step = Step::spinner("ONNX Runtime in Python alone");
-        let command = peers::onnxruntime(self.folder.path(), &self.subject, self.args.seconds)?;
-        let alone = match (self.run_alone(&[command]).await, self.args.memory_mb) {
-            (Ok(alone), _) => alone,
-            (Err(error), Some(mb)) => {
-                step.done(&format!("ONNX Runtime in Python alone does not fit {mb} MiB: {error:#}"));
-                return Ok(());
-            }
-            (Err(error), None) => return Err(error),
-        };
-        let row = alone_row(self.row("onnxruntime-alone", 1), "onnxruntime", &alone);
-        step.done(&format!("ONNX Runtime in Python alone: {:.2} per second", row.throughput_rps));
-        self.rows.push(row);
-        Ok(())
-    }
-
-    async fn defer_method(&mut self) -> Result<()> {
-        let args = self.args;
-        // What its own engine does alone, to which its rows are related: one node, on an unshaped link.
-        self.defer_method_once(1, None, "raw").await?;
-        for &nodes in args.nodes.iter().filter(|nodes| **nodes > 1) {
-            for &mbit in &args.link_mbit {
-                for codec in ["zfp+lz4", "zfp3d+lz4", "raw"] {
-                    self.defer_method_once(nodes, Some(mbit), codec).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn defer_method_once(&mut self, nodes: u8, link_mbit: Option<u32>, codec: &str) -> Result<()> {
-        let rate = link_mbit.map_or_else(|| "no limit".to_owned(), |mbit| format!("{mbit} Mbit/s"));
-        let about = format!("DEFER's method, {nodes} nodes, {rate}, {codec}");
-        let step = Step::spinner(&about);
-        let mut hosts = Vec::new();
-        for index in 0..nodes {
-            hosts.push(self.bed.host(&format!("defer-{index}"), link_mbit, self.share())?);
-        }
-        let run = peers::defer_method(self.folder.path(), &hosts, self.args, codec).await?;
-        let row = Row { link_mbit, stages: nodes, ..run.row(self.row("defer-method", nodes)) };
-        step.done(&format!("{about}: {:.2} per second", row.throughput_rps));
-        self.rows.push(row);
-        Ok(())
-    }
-
-    /// Folder of the network as one stage.
-    fn whole(&self, engine: &str) -> PathBuf {
-        self.folder.path().join(format!("{engine}-whole"))
-    }
-
-    fn alone_command(&self, engine: &str) -> Result<Vec<OsString>> {
-        let exe = std::env::current_exe().context("cannot tell where this program is")?;
-        let seconds = self.args.seconds.to_string();
-        let flags = ["bench", "alone", "--model", &self.subject.argument, "--engine", engine, "--seconds", &seconds];
-        let mut command: Vec<OsString> = std::iter::once(exe.into()).chain(flags.map(OsString::from)).collect();
-        command.extend(["--pipeline".into(), self.whole(engine).into()]);
-        Ok(command)
-    }
-
-    /// Runs each of `commands` in a group of its own, all at once, and reads what they print.
-    async fn run_alone(&self, commands: &[Vec<OsString>]) -> Result<Vec<Alone>> {
-        let mut running = Vec::new();
-        for (index, command) in commands.iter().enumerate() {
-            let group = Group::new(&self.bed.name_of(&format!("alone-{index}")), self.share())?;
-            let mut line = group.enter();
-            line.extend_from_slice(command);
-            running
-                .push((Process::spawn_as(&format!("alone {index}"), std::path::Path::new("sh"), &line, &[])?, group));
-        }
-        let mut results = Vec::new();
-        let limit = ALONE_UP + Duration::from_secs_f64(self.args.seconds);
-        for (process, _group) in &mut running {
-            results.push(peers::result(process, limit).await?);
-        }
-        Ok(results)
     }
 
     /// Sets each row against the same engine alone.
@@ -375,21 +274,6 @@ fn mean_ms(before: &Timing, after: &Timing) -> f64 {
 
 fn finite(number: f64) -> Option<f64> {
     number.is_finite().then_some(number)
-}
-
-fn alone_row(row: Row, engine: &str, alone: &[Alone]) -> Row {
-    let most = |of: fn(&Alone) -> f64| alone.iter().map(of).fold(0.0, f64::max);
-    Row {
-        engine: engine.to_owned(),
-        stages: 1,
-        throughput_rps: alone.iter().map(|one| one.inferences as f64 / one.seconds).sum(),
-        cpu_ms_per_inference_max_node: most(|one| one.cpu_ms_per_inference),
-        p50_ms: most(|one| one.p50_ms),
-        p99_ms: most(|one| one.p99_ms),
-        peak_memory_mb: most(|one| one.peak_memory_mb),
-        major_faults_per_inference: most(|one| one.major_faults_per_inference),
-        ..row
-    }
 }
 
 impl Chain {
