@@ -30,6 +30,7 @@ enum Command {
     Serve(commands::ServeArgs),
     Dispatch(commands::DispatchArgs),
     Infer(client::InferArgs),
+    Swap(commands::SwapArgs),
     Inspect(commands::InspectArgs),
     Models(commands::ModelsArgs),
     Plan(defer_partition::command::PlanArgs),
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => run(commands::serve(args)),
         Command::Dispatch(args) => run(commands::dispatch(args)),
         Command::Infer(args) => run(client::run(args)),
+        Command::Swap(args) => run(commands::swap(args)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

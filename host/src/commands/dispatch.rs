@@ -23,7 +23,7 @@ use std::time::Duration;
   defer-host dispatch --pipeline dist/ocr-rec --node http://127.0.0.1:7700 http://127.0.0.1:7710 \\
       http://127.0.0.1:7720 http://127.0.0.1:7730
   defer-host dispatch --pipeline dist/resnet50 --node http://pi-1:7700 --node http://pi-2:7700 \\
-      --codec lz4 --token-file ~/.defer-token
+      --codec lz4 --token-file ~/.defer-token --spare http://pi-3:7700 --state-dir ~/defer-dispatcher
 
 Prints one line per address when the chain is up: \"listening inference http://…\" and \"listening admin http://…\".
 SIGTERM or Ctrl-C answers what is pending and frees the nodes; a second one stops it at once.")]
@@ -34,6 +34,19 @@ pub struct DispatchArgs {
     /// Nodes, by the URL of their REST port: stage i runs on node i
     #[arg(long, value_name = "URL", num_args = 1.., required = true)]
     node: Vec<Url>,
+    /// Nodes that take over the stages of those that are lost; so do --node ones beyond the number of stages
+    #[arg(long, value_name = "URL", num_args = 1..)]
+    spare: Vec<Url>,
+    /// Where it writes down which generation is active, and keeps stages that were swapped in: started again with the same
+    /// one, it goes on with what its nodes run [default: nowhere]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Swapped and deployed stages kept in it, in MiB; those in use stay even beyond it
+    #[arg(long, default_value_t = 8192, value_name = "M")]
+    store_limit: u64,
+    /// Seconds that a node may be gone before its stage moves to a node that runs another one already, where no spare is left
+    #[arg(long, default_value_t = 10, value_name = "S")]
+    replan_after: u64,
     /// Address of the inference port
     #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDR")]
     listen: SocketAddr,
@@ -88,8 +101,10 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
     let bounds = bounds(args.max_connections, args.stall_timeout);
     let token = read_token(args.token_file.as_deref())?;
     let api_token = read_token(args.api_token_file.as_deref())?;
-    if let Some(url) = args.node.iter().find(|url| url.scheme() != "http" || url.cannot_be_a_base()) {
-        return Err(UsageError(format!("--node takes URLs such as http://pi-1:7700, got {url}")).into());
+    for (flag, urls) in [("--node", &args.node), ("--spare", &args.spare)] {
+        if let Some(url) = urls.iter().find(|url| url.scheme() != "http" || url.cannot_be_a_base()) {
+            return Err(UsageError(format!("{flag} takes URLs such as http://pi-1:7700, got {url}")).into());
+        }
     }
     if let Some(CodecChoice::Fixed(codec)) = args.codec
         && args.lossless
@@ -116,6 +131,10 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
         name: args.name.unwrap_or_else(host_name),
         pipeline: args.pipeline,
         nodes: args.node,
+        spares: args.spare,
+        state_dir: args.state_dir,
+        store_limit: args.store_limit.saturating_mul(super::MEBI),
+        replan_after: Duration::from_secs(args.replan_after),
         token,
         api_token: (!api_token.is_empty()).then(|| api_token.text()),
         codec: args.codec,
@@ -130,9 +149,7 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
     let bars = Arc::new(Bars::new(pipeline.stages.len()));
     let dispatcher = Dispatcher::deploy(config, Arc::clone(&bars) as Arc<dyn Progress>, &shutdown).await?;
     bars.finish();
-    for stage in &dispatcher.deployment().stages {
-        tracing::info!(stage = stage.index, node = stage.name, url = %stage.node.url, "stage ready");
-    }
+    dispatcher.report();
     println!("listening inference http://{inference_addr}");
     println!("listening admin http://{admin_addr}");
     dispatcher.serve(inference, admin, shutdown).await

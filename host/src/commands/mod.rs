@@ -5,12 +5,14 @@ mod inspect;
 mod models;
 mod plan;
 mod serve;
+mod swap;
 
 pub use dispatch::{DispatchArgs, dispatch};
 pub use inspect::{InspectArgs, inspect};
 pub use models::{ModelsArgs, models};
 pub use plan::plan;
 pub use serve::{ServeArgs, serve};
+pub use swap::{SwapArgs, swap};
 
 use crate::client::UsageError;
 use crate::port::{self, Bounds};

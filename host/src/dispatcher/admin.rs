@@ -1,6 +1,7 @@
 //! The dispatcher's admin port.
 
-use super::deploy::Deployment;
+use super::generations::Generations;
+use super::running::Running;
 use super::service::Service;
 use crate::http::{ApiError, method_not_allowed, not_found, require_token};
 use crate::openapi;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 /// What the admin port tells of.
 pub struct Admin {
     pub service: Arc<Service>,
-    pub deployment: Arc<Deployment>,
+    pub generations: Arc<Generations>,
 }
 
 pub fn router(admin: Arc<Admin>, token: Token) -> Router {
@@ -49,26 +50,23 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Result<Json<Value>, ApiError>
 }
 
 async fn pipelines(State(admin): State<Arc<Admin>>) -> Json<Value> {
-    let Admin { service, deployment } = &*admin;
-    let counters = &service.counters;
-    let nodes: Vec<Value> = deployment
-        .stages
+    let Admin { service, generations } = &*admin;
+    let (counters, owner) = (&service.counters, &generations.setup.owner);
+    let all: Vec<Value> = generations.all().iter().map(|(state, running)| generation(&admin, state, running)).collect();
+    let nodes: Vec<Value> = generations
+        .fleet
+        .members()
         .iter()
-        .map(|stage| {
-            json!({
-                "stage": stage.index,
-                "node": stage.name,
-                "url": stage.node.url.as_str(),
-                "relay": stage.relay,
-                "digest": stage.assignment.artifact,
-                "codec": stage.assignment.codec,
-            })
+        .map(|node| {
+            let failure = node.down().map(|down| down.cause);
+            json!({"name": node.name(), "url": node.url().as_str(), "up": failure.is_none(), "failure": failure})
         })
         .collect();
     Json(json!({"pipelines": [{
-        "name": deployment.pipeline,
-        "generations": [{"generation": deployment.generation, "state": "active", "stages": nodes}],
-        "dispatcher": {"name": deployment.owner.name, "incarnation": deployment.owner.incarnation},
+        "name": service.metadata.name,
+        "generations": all,
+        "nodes": nodes,
+        "dispatcher": {"name": owner.name, "incarnation": owner.incarnation},
         "up": service.is_up(),
         "counters": {
             "accepted": counters.accepted.get(),
@@ -79,6 +77,36 @@ async fn pipelines(State(admin): State<Arc<Admin>>) -> Json<Value> {
             "latency": counters.latency.summary(),
         },
     }]}))
+}
+
+fn generation(admin: &Admin, state: &str, running: &Running) -> Value {
+    let stages: Vec<Value> = running
+        .deployment
+        .stages
+        .iter()
+        .map(|stage| {
+            json!({
+                "stage": stage.index,
+                "node": stage.node.name(),
+                "url": stage.node.url().as_str(),
+                "relay": stage.node.relay(),
+                "digest": stage.assignment.artifact,
+                "codec": stage.assignment.codec,
+            })
+        })
+        .collect();
+    let answers = &running.answers;
+    json!({
+        "generation": running.number(),
+        "state": state,
+        "stages": stages,
+        "counters": {
+            "answered": answers.answered.get(),
+            "failed": answers.failed.get(),
+            "pending": admin.generations.place.ledger.pending_in(running.number()),
+            "latency": answers.latency.summary(),
+        },
+    })
 }
 
 /// Prometheus text format 0.0.4.
@@ -108,6 +136,23 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
         ("resident_memory_bytes", Memory::now().resident_bytes),
     ] {
         let _ = writeln!(text, "# TYPE defer_{name} gauge\ndefer_{name} {value}");
+    }
+    type Series = (&'static str, &'static str, fn(&Running) -> u64);
+    let series: [Series; 2] =
+        [("answered", "counter", |r| r.answers.answered.get()), ("failed", "counter", |r| r.answers.failed.get())];
+    let all = admin.generations.all();
+    for (name, kind, value) in series {
+        let _ = writeln!(text, "# TYPE defer_generation_{name}_total {kind}");
+        for (state, running) in &all {
+            let (number, value) = (running.number(), value(running));
+            let _ =
+                writeln!(text, "defer_generation_{name}_total{{generation=\"{number}\",state=\"{state}\"}} {value}");
+        }
+    }
+    let _ = writeln!(text, "# TYPE defer_node_up gauge");
+    for node in admin.generations.fleet.members() {
+        let name = node.name().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let _ = writeln!(text, "defer_node_up{{node=\"{name}\"}} {}", u8::from(node.is_up()));
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }

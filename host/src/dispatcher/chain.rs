@@ -7,8 +7,8 @@ use crate::relay::hello::dial;
 use crate::relay::traffic::{Incoming, Origin, Outgoing, receive, send};
 use crate::relay::{Connection, Hello, Limits, LinkError, Role, Token};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -28,7 +28,7 @@ const TICK: Duration = Duration::from_millis(500);
 pub struct Chain {
     frames: mpsc::Sender<Outgoing>,
     links: Arc<Links>,
-    _tasks: Vec<AbortOnDropHandle<()>>,
+    tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
 }
 
 /// Which links are up.
@@ -73,11 +73,11 @@ impl Chain {
         let end = |role, stage: usize, max_parts| {
             let placed = &deployment.stages[stage];
             let Deployment { pipeline, generation, owner, .. } = deployment;
-            let (name, pipeline) = (name.to_owned(), pipeline.clone());
+            let (name, pipeline) = (name.to_owned(), pipeline.name.clone());
             let (generation, incarnation) = (*generation, owner.incarnation);
             let hello = Box::new(move || Hello::new(&name, role, &pipeline, generation, incarnation, stage));
             let limits = Limits { max_parts, ..limits.clone() };
-            End { relay: placed.relay.clone(), hello, token: token.clone(), limits }
+            End { relay: placed.node.relay(), hello, token: token.clone(), limits }
         };
         let links = Arc::new(Links::default());
         // A replay goes through the same queue as new requests, so that order is kept.
@@ -95,15 +95,23 @@ impl Chain {
                 Arc::clone(&links),
                 Arc::clone(&broken),
             )),
-            tokio::spawn(replay(Arc::clone(ledger), frames.clone(), broken)),
+            tokio::spawn(replay(Arc::clone(ledger), deployment.generation, frames.clone(), broken)),
         ];
-        Ok(Self { frames, links, _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect() })
+        let tasks = Mutex::new(tasks.into_iter().map(AbortOnDropHandle::new).collect());
+        Ok(Self { frames, links, tasks })
     }
 
     /// Sends a frame; waits while the chain has no room for it.
     pub async fn feed(&self, frame: Outgoing) {
-        // The receiving end lives as long as this does.
+        // Where it was closed meanwhile, what is pending is sent another way.
         let _ = self.frames.send(frame).await;
+    }
+
+    /// Ends the links for good.
+    pub fn close(&self) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.links.feed.store(false, Ordering::Relaxed);
+        self.links.collect.store(false, Ordering::Relaxed);
     }
 
     /// Whether both links are up.
@@ -179,14 +187,19 @@ async fn collect_all(
 }
 
 /// Sends again what a broken link may have lost, and what the chain lost otherwise.
-async fn replay(ledger: Arc<Ledger>, frames: mpsc::Sender<Outgoing>, broken: Arc<tokio::sync::Notify>) {
+async fn replay(
+    ledger: Arc<Ledger>,
+    generation: u64,
+    frames: mpsc::Sender<Outgoing>,
+    broken: Arc<tokio::sync::Notify>,
+) {
     loop {
         let again = tokio::select! {
-            () = broken.notified() => ledger.replay_sent(),
-            () = tokio::time::sleep(TICK) => ledger.replay_lost(),
+            () = broken.notified() => ledger.replay_sent(generation),
+            () = tokio::time::sleep(TICK) => ledger.replay_lost(generation),
         };
         if !again.is_empty() {
-            tracing::info!(requests = again.len(), "sending pending requests again");
+            tracing::info!(generation, requests = again.len(), "sending pending requests again");
         }
         for frame in again {
             if frames.send(frame).await.is_err() {

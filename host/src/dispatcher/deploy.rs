@@ -1,40 +1,35 @@
-//! Puts a pipeline onto nodes: ships the artifacts that are missing, and has every node prepare a new generation.
+//! A generation on its nodes: ships the artifacts that are missing, has every node prepare, renews, drops.
 
+use super::artifacts::Artifacts;
+use super::fleet::Member;
 use super::nodes::NodeClient;
 use crate::node::generation::{Assignment, Hop, Owner, Prepare};
 use crate::pipeline::Pipeline;
 use crate::relay::codec::{Choice, Codec};
-use anyhow::{Context as _, Result, bail};
-use futures_util::future::{join_all, try_join_all};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use anyhow::{Context as _, Result};
+use futures_util::future::join_all;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// How long a node keeps a generation that nobody uses, or a pipeline for a dispatcher it does not hear of.
 pub const LEASE: Duration = Duration::from_secs(15);
 
-/// How long an older generation may finish what is in it.
-const DRAIN_OLD: Duration = Duration::from_secs(10);
+/// How often the keeper looks whether a node was started anew.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// One stage on its node.
 #[derive(Clone, Debug)]
 pub struct Placed {
     pub index: usize,
-    pub node: NodeClient,
-    /// The node's name.
-    pub name: String,
-    /// Where its relay is reached.
-    pub relay: String,
-    pub artifact: PathBuf,
+    pub node: Arc<Member>,
     pub assignment: Assignment,
 }
 
 /// A generation as it is deployed: an immutable tuple of artifacts, placement and codecs.
 #[derive(Clone, Debug)]
 pub struct Deployment {
-    pub pipeline: String,
+    pub pipeline: Arc<Pipeline>,
     pub generation: u64,
     pub owner: Owner,
     /// Codec of the hop from the dispatcher to the first stage.
@@ -50,46 +45,31 @@ pub trait Progress: Send + Sync {
     fn prepared(&self, stage: usize, node: &str);
 }
 
-/// Plans generation `number` of `pipeline`: stage i on node i.
-pub async fn place(
-    pipeline: &Pipeline,
-    folder: &Path,
-    nodes: &[NodeClient],
+/// Nobody is told.
+impl Progress for () {
+    fn shipped(&self, _stage: usize, _bytes: u64, _total: u64) {}
+    fn prepared(&self, _stage: usize, _node: &str) {}
+}
+
+/// Generation `generation` of `pipeline`: stage i on node i of `nodes`, in which a node may stand several times.
+pub fn place(
+    pipeline: &Arc<Pipeline>,
+    nodes: &[Arc<Member>],
+    generation: u64,
     owner: Owner,
     codec: Option<Choice>,
-) -> Result<Deployment> {
-    let infos = try_join_all(nodes.iter().map(NodeClient::describe)).await?;
-    let mut named = BTreeMap::new();
-    for (info, node) in infos.iter().zip(nodes) {
-        if let Some(other) = named.insert(&info.name, &node.url) {
-            bail!("the nodes at {other} and {} are both called \"{}\"; give each its own --name", node.url, info.name);
-        }
-    }
-    let slots = try_join_all(nodes.iter().map(NodeClient::slots)).await?;
-    let known = slots.iter().flatten().filter(|slot| slot.pipeline == pipeline.name).map(|slot| slot.generation).max();
-    let relays = nodes.iter().zip(&infos).map(|(node, info)| node.relay(info)).collect::<Result<Vec<_>>>()?;
+) -> Deployment {
     let mut stages = Vec::with_capacity(pipeline.stages.len());
-    for (i, stage) in pipeline.stages.iter().enumerate() {
-        let next = relays.get(i + 1).filter(|_| i + 1 < pipeline.stages.len());
-        let next = next.map(|relay| Hop { relay: relay.clone(), stage: i + 1 }).into_iter().collect();
+    for (i, (stage, node)) in pipeline.stages.iter().zip(nodes).enumerate() {
+        let next = nodes.get(i + 1).filter(|_| i + 1 < pipeline.stages.len());
+        let next = next.map(|node| Hop { relay: node.relay(), stage: i + 1 }).into_iter().collect();
         let codec = codec.or(stage.codec).unwrap_or(Choice::Auto);
-        if let Choice::Fixed(lossy) = codec
-            && lossy.is_lossy()
-        {
-            tracing::warn!(stage = i, codec = %lossy, "a lossy codec: results will differ from the network's own");
-        }
-        stages.push(Placed {
-            index: i,
-            node: nodes[i].clone(),
-            name: infos[i].name.clone(),
-            relay: relays[i].clone(),
-            artifact: folder.join(&stage.file),
-            assignment: Assignment { index: i, artifact: stage.digest, next, codec, lossy: stage.lossy.clone() },
-        });
+        let assignment = Assignment { index: i, artifact: stage.digest, next, codec, lossy: stage.lossy.clone() };
+        stages.push(Placed { index: i, node: Arc::clone(node), assignment });
     }
-    Ok(Deployment {
-        pipeline: pipeline.name.clone(),
-        generation: known.unwrap_or(0) + 1,
+    Deployment {
+        pipeline: Arc::clone(pipeline),
+        generation,
         owner,
         // Its inputs come from outside, and the dispatcher has no bottleneck to mind.
         codec_in: match codec {
@@ -97,113 +77,148 @@ pub async fn place(
             Some(Choice::Auto) | None => Codec::Raw,
         },
         stages,
-    })
+    }
+}
+
+/// What one node has to do with a generation.
+struct Part<'a> {
+    node: &'a Arc<Member>,
+    stages: Vec<&'a Placed>,
+}
+
+impl Part<'_> {
+    fn what(&self) -> String {
+        let indices: Vec<String> = self.stages.iter().map(|stage| stage.index.to_string()).collect();
+        let stages = if indices.len() == 1 { "stage" } else { "stages" };
+        format!("{stages} {} on node \"{}\"", indices.join(", "), self.node.name())
+    }
 }
 
 impl Deployment {
+    /// Each node once, with all its stages.
+    fn parts(&self) -> Vec<Part<'_>> {
+        let mut parts: Vec<Part<'_>> = Vec::new();
+        for stage in &self.stages {
+            match parts.iter_mut().find(|part| Arc::ptr_eq(part.node, &stage.node)) {
+                Some(part) => part.stages.push(stage),
+                None => parts.push(Part { node: &stage.node, stages: vec![stage] }),
+            }
+        }
+        parts
+    }
+
     /// Ships what is missing and prepares every stage. Where one node cannot, the others drop theirs again.
-    pub async fn prepare(&self, progress: &Arc<dyn Progress>) -> Result<()> {
+    pub async fn prepare(&self, artifacts: &Artifacts, progress: &Arc<dyn Progress>) -> Result<()> {
         let failed = CancellationToken::new();
-        let all = self.stages.iter().map(|stage| async {
-            let result = self.ship_and_prepare(stage, progress, &failed).await;
+        let parts = self.parts();
+        let all = parts.iter().map(|part| async {
+            let result = self.ship_and_prepare(part, artifacts, progress, &failed).await;
             if result.is_err() {
                 failed.cancel();
             }
-            result.with_context(|| format!("stage {} on node \"{}\"", stage.index, stage.name))
+            result.with_context(|| part.what())
         });
         let result = join_all(all).await.into_iter().collect();
         if failed.is_cancelled() {
-            self.remove().await;
+            self.remove(Duration::ZERO).await;
         }
         result
     }
 
-    /// Where another stage has failed, an upload is broken off. A node that loads is waited for: what it has not
+    /// Where another node has failed, an upload is broken off. A node that loads is waited for: what it has not
     /// finished it could not be told to drop, and would then keep for a lease.
     async fn ship_and_prepare(
         &self,
-        stage: &Placed,
+        part: &Part<'_>,
+        artifacts: &Artifacts,
         progress: &Arc<dyn Progress>,
         failed: &CancellationToken,
     ) -> Result<()> {
-        match failed.run_until_cancelled(self.ship(stage, progress)).await {
-            Some(shipped) => shipped?,
-            None => return Ok(()),
+        for stage in &part.stages {
+            match failed.run_until_cancelled(self.ship(stage, artifacts, progress)).await {
+                Some(shipped) => shipped?,
+                None => return Ok(()),
+            }
         }
-        self.prepare_one(stage).await?;
-        progress.prepared(stage.index, &stage.name);
+        self.prepare_part(part).await?;
+        let name = part.node.name();
+        part.stages.iter().for_each(|stage| progress.prepared(stage.index, &name));
         Ok(())
     }
 
-    async fn ship(&self, stage: &Placed, progress: &Arc<dyn Progress>) -> Result<()> {
-        let digest = &stage.assignment.artifact;
-        if stage.node.has_artifact(digest).await? {
-            return Ok(());
-        }
-        let total = tokio::fs::metadata(&stage.artifact)
-            .await
-            .with_context(|| format!("cannot read {}; was the pipeline moved?", stage.artifact.display()))?
-            .len();
+    async fn ship(&self, stage: &Placed, artifacts: &Artifacts, progress: &Arc<dyn Progress>) -> Result<()> {
         let (progress, index) = (Arc::clone(progress), stage.index);
-        stage.node.upload(digest, &stage.artifact, move |bytes| progress.shipped(index, bytes, total)).await
+        let sent = move |bytes, total| progress.shipped(index, bytes, total);
+        artifacts.ship(&stage.node.client, &stage.assignment.artifact, sent).await
     }
 
-    async fn prepare_one(&self, stage: &Placed) -> Result<()> {
-        stage.node.prepare(&self.pipeline, self.generation, &self.body(stage)).await
-    }
-
-    fn body(&self, stage: &Placed) -> Prepare {
+    async fn prepare_part(&self, part: &Part<'_>) -> Result<()> {
         let lease_ms = u64::try_from(LEASE.as_millis()).expect("a lease is seconds");
-        Prepare { dispatcher: self.owner.clone(), lease_ms, stages: vec![stage.assignment.clone()] }
+        let stages = part.stages.iter().map(|stage| stage.assignment.clone()).collect();
+        let body = Prepare { dispatcher: self.owner.clone(), lease_ms, stages };
+        part.node.client.prepare(&self.pipeline.name, self.generation, &body).await
     }
 
-    /// Renews the lease on every node, for ever. A node that came back without its stage gets it again.
-    pub async fn keep(&self, progress: Arc<dyn Progress>) {
-        join_all(self.stages.iter().map(|stage| self.keep_one(stage, &progress))).await;
+    /// Renews the lease on every node, for ever. A node that came back without its stages gets them again.
+    pub async fn keep(&self, artifacts: &Artifacts, progress: Arc<dyn Progress>) {
+        join_all(self.parts().iter().map(|part| self.keep_one(part, artifacts, &progress))).await;
     }
 
-    async fn keep_one(&self, stage: &Placed, progress: &Arc<dyn Progress>) {
+    async fn keep_one(&self, part: &Part<'_>, artifacts: &Artifacts, progress: &Arc<dyn Progress>) {
         loop {
-            tokio::time::sleep(LEASE / 3).await;
-            let mut renewed = self.prepare_one(stage).await;
+            let (renewed, epoch) = (Instant::now(), part.node.epoch());
+            while renewed.elapsed() < LEASE / 3 && part.node.epoch() == epoch {
+                tokio::time::sleep(LOOK).await;
+            }
+            let mut renewed = self.prepare_part(part).await;
             if renewed.is_err() {
                 renewed = async {
-                    self.ship(stage, progress).await?;
-                    self.prepare_one(stage).await
+                    for stage in &part.stages {
+                        self.ship(stage, artifacts, progress).await?;
+                    }
+                    self.prepare_part(part).await
                 }
                 .await;
             }
             if let Err(error) = renewed {
                 let error = format!("{error:#}");
-                tracing::warn!(stage = stage.index, node = stage.name, error, "cannot renew the lease");
+                tracing::warn!(generation = self.generation, what = part.what(), error, "cannot renew the lease");
             }
         }
     }
 
-    /// Drops this generation from all its nodes, as far as they answer and it is ours there. What is in it is lost: its
-    /// links are closed by then.
-    pub async fn remove(&self) {
+    /// Drops this generation from all its nodes, as far as they answer and it is ours there, giving them at most `drain`
+    /// to finish what is in it.
+    pub async fn remove(&self, drain: Duration) {
         let owner = Some(self.owner.incarnation);
-        let all = self.stages.iter().map(|stage| async move {
-            let removed = stage.node.remove(&self.pipeline, self.generation, owner, Duration::ZERO).await;
+        let parts = self.parts();
+        join_all(parts.iter().filter(|part| part.node.is_up()).map(|part| async move {
+            let removed = part.node.client.remove(&self.pipeline.name, self.generation, owner, drain).await;
             if let Err(error) = removed {
                 let error = format!("{error:#}");
-                tracing::debug!(stage = stage.index, error, "a generation was not there to drop");
+                tracing::debug!(what = part.what(), error, "a generation was not there to drop");
             }
-        });
-        join_all(all).await;
+        }))
+        .await;
     }
+}
 
-    /// Drops what earlier dispatchers left of this pipeline on these nodes.
-    pub async fn remove_older(&self) {
-        for stage in &self.stages {
-            let slots = stage.node.slots().await.unwrap_or_default();
-            for slot in slots.iter().filter(|s| s.pipeline == self.pipeline && s.generation < self.generation) {
-                if let Err(error) = stage.node.remove(&slot.pipeline, slot.generation, None, DRAIN_OLD).await {
-                    let error = format!("{error:#}");
-                    tracing::warn!(node = stage.name, generation = slot.generation, error, "an old generation stays");
-                }
-            }
+/// Drops from a node what earlier generations left of `pipeline` there; those that `keep` says stay.
+pub async fn sweep(
+    node: &NodeClient,
+    pipeline: &str,
+    incarnation: Option<u64>,
+    drain: Duration,
+    keep: impl Fn(u64) -> bool,
+) {
+    let slots = node.slots().await.unwrap_or_default();
+    let mut old: Vec<u64> = slots.iter().filter(|slot| slot.pipeline == pipeline).map(|slot| slot.generation).collect();
+    old.sort_unstable();
+    old.dedup();
+    for generation in old.into_iter().filter(|generation| !keep(*generation)) {
+        if let Err(error) = node.remove(pipeline, generation, incarnation, drain).await {
+            let error = format!("{error:#}");
+            tracing::warn!(node = %node.url, generation, error, "an old generation stays");
         }
     }
 }

@@ -1,26 +1,37 @@
 //! The dispatcher: ships a pipeline's stages to nodes, feeds the chain, collects the results, and answers clients.
 
 mod admin;
+mod artifacts;
 mod chain;
 pub mod deploy;
+mod fleet;
+mod generations;
 pub mod ledger;
 pub mod nodes;
+mod record;
+mod recovery;
+mod running;
 mod service;
+mod swap;
 
-use crate::artifact::Manifest;
 use crate::buffer::Pool;
 use crate::node::generation::Owner;
 use crate::oip::{self, ModelMetadata};
-use crate::pipeline::{Pipeline, StageRef};
+use crate::pipeline::Pipeline;
 use crate::port::{self, Bounds};
+use crate::relay::codec::Choice;
 use crate::relay::{CodecChoice, Limits, Token};
 use admin::Admin;
 use anyhow::{Context as _, Result, anyhow, bail};
-use chain::Chain;
-use deploy::{Deployment, Progress};
+use artifacts::Artifacts;
+use deploy::Progress;
+use fleet::{Fleet, Member};
+use generations::{Before, Generations, Setup};
 use ledger::Ledger;
-use nodes::{NodeClient, Taken};
+use nodes::Taken;
+use record::{Active, Record};
 use reqwest::Url;
+use running::Place;
 use service::{Parts, Service};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,8 +46,8 @@ const VERSION: &str = "1";
 const POOL: usize = 256 << 20;
 /// How often a pipeline that another dispatcher had is asked for again.
 const RETAKE: Duration = Duration::from_secs(2);
-/// How long the links of a freshly prepared chain may take.
-const LINKS: Duration = Duration::from_secs(20);
+/// How long what earlier dispatchers left may finish what is in it.
+const DRAIN_OLD: Duration = Duration::from_secs(10);
 
 /// How a dispatcher is set up.
 #[derive(Clone, Debug)]
@@ -46,6 +57,14 @@ pub struct Config {
     pub pipeline: PathBuf,
     /// Stage i runs on node i; further ones are spares.
     pub nodes: Vec<Url>,
+    /// Nodes that take over from those that are lost.
+    pub spares: Vec<Url>,
+    /// Where it writes down what a next life needs to go on; `None` for nowhere.
+    pub state_dir: Option<PathBuf>,
+    /// Bytes of artifacts that it keeps of those that were sent to it.
+    pub store_limit: u64,
+    /// How long a node must be gone before its stage moves in with another one's, where there is no spare.
+    pub replan_after: Duration,
     pub token: Token,
     /// What clients of the inference port must bear.
     pub api_token: Option<String>,
@@ -76,70 +95,105 @@ pub enum Rounding {
     Never,
 }
 
+impl Rounding {
+    /// `pipeline`, without what is not allowed.
+    fn of(self, pipeline: Pipeline) -> Pipeline {
+        match self {
+            Self::Allowed => pipeline,
+            Self::Never => pipeline.lossless(),
+        }
+    }
+}
+
 /// A deployed pipeline, ready to serve.
 pub struct Dispatcher {
     service: Arc<Service>,
-    deployment: Arc<Deployment>,
+    generations: Arc<Generations>,
     token: Token,
     api_token: Option<String>,
     request_memory: usize,
     drain: Duration,
     bounds: Bounds,
-    keeper: AbortOnDropHandle<()>,
+    /// What watches the nodes, mends and swaps.
+    tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Dispatcher {
     /// Deploys: ships artifacts, has the nodes prepare a generation, and opens the chain. Where `shutdown` comes first, the
     /// nodes drop what they have of it.
     pub async fn deploy(config: Config, progress: Arc<dyn Progress>, shutdown: &CancellationToken) -> Result<Self> {
-        let pipeline = match (Pipeline::read(&config.pipeline)?, config.rounding) {
-            (pipeline, Rounding::Allowed) => pipeline,
-            (pipeline, Rounding::Never) => pipeline.lossless(),
-        };
-        if config.nodes.len() < pipeline.stages.len() {
+        let given = config.rounding.of(Pipeline::read(&config.pipeline)?);
+        if config.nodes.len() < given.stages.len() {
             bail!(
                 "pipeline \"{}\" has {} stages, only {} nodes were given",
-                pipeline.name,
-                pipeline.stages.len(),
+                given.name,
+                given.stages.len(),
                 config.nodes.len()
             );
         }
-        let nodes = config.nodes.iter().take(pipeline.stages.len());
-        let nodes = nodes.map(|url| NodeClient::new(url.clone(), config.token.clone())).collect::<Result<Vec<_>>>()?;
-        let owner = Owner { name: config.name.clone(), incarnation: random()? };
-        let started = Instant::now();
-        let (deployment, service) = loop {
-            let deployment = deploy::place(&pipeline, &config.pipeline, &nodes, owner.clone(), config.codec).await?;
-            let deployment = Arc::new(deployment);
-            let work = async {
-                deployment.prepare(&progress).await?;
-                open(&config, &pipeline, &deployment, &nodes).await
-            };
-            let opened = shutdown.run_until_cancelled(work).await;
-            match opened.unwrap_or_else(|| Err(anyhow!("interrupted while deploying"))) {
-                Ok(service) => break (deployment, service),
-                // Most likely this dispatcher's own last life, which died without a word.
-                Err(error) if error.is::<Taken>() && started.elapsed() < deploy::LEASE + RETAKE => {
-                    tracing::warn!(error = format!("{error:#}"), "waiting for the lease to end");
-                    deployment.remove().await;
-                    let _ = shutdown.run_until_cancelled(tokio::time::sleep(RETAKE)).await;
-                }
-                Err(error) => {
-                    deployment.remove().await;
-                    return Err(error);
-                }
+        let artifacts = Arc::new(Artifacts::open(config.state_dir.as_deref(), config.store_limit)?);
+        artifacts.know(&given, &config.pipeline);
+        let record = Record::open(config.state_dir.as_deref())?;
+        let incarnation = random()?;
+        let heir_of = record.begin(incarnation)?;
+        let digests: Vec<_> = given.stages.iter().map(|stage| stage.digest).collect();
+        let before = record.active().filter(|active| active.pipeline.name == given.name && active.given == digests);
+        let mut urls: Vec<Url> = config.nodes.iter().chain(&config.spares).cloned().collect();
+        for url in before.iter().flat_map(|active| &active.nodes).filter_map(|url| url.parse().ok()) {
+            if !urls.contains(&url) {
+                urls.push(url);
             }
+        }
+        let fleet = Arc::new(Fleet::new(urls, &config.token)?);
+        // A life that goes on can do so on other nodes.
+        fleet.meet(if before.is_some() { 0 } else { given.stages.len() }).await?;
+        let pool = Pool::new(POOL);
+        let limits = Limits { max_tensor: usize::MAX, max_parts: 0, pool: pool.clone(), stall: config.bounds.stall };
+        let place = Place {
+            name: config.name.clone(),
+            token: config.token.clone(),
+            limits,
+            ledger: Ledger::new(&given.name, incarnation, config.replay_after),
+            artifacts,
         };
-        deployment.remove_older().await;
-        let keeper = Arc::clone(&deployment);
-        let keeper = tokio::spawn(async move { keeper.keep(progress).await });
+        let setup = Setup {
+            owner: Owner { name: config.name.clone(), incarnation, heir_of },
+            codec: config.codec,
+            given: digests,
+        };
+        let generations = Generations::new(fleet, place, setup, record);
+        let (pipeline, nodes) = first(&generations, given, before.map(|before| Active { pipeline: config.rounding.of(before.pipeline), ..before }))?;
+        warn_of_lossy(&pipeline, config.codec);
+        start(&generations, &pipeline, &nodes, &progress, shutdown).await?;
+        let service = Arc::new(Service::new(Parts {
+            metadata: ModelMetadata {
+                name: pipeline.name.clone(),
+                versions: vec![VERSION.to_owned()],
+                platform: "defer-host_onnx".to_owned(),
+                inputs: pipeline.inputs.clone(),
+                outputs: pipeline.outputs.clone(),
+            },
+            max_tensor: generations.active().map_or(usize::MAX, |active| active.max_tensor),
+            generations: Arc::clone(&generations),
+            pool,
+            capacity: config.queue,
+            patience: config.request_timeout,
+        }));
+        let (candidates, seen) = tokio::sync::mpsc::unbounded_channel();
+        let mut tasks = generations.fleet.watch(&candidates);
+        let also = |task| AbortOnDropHandle::new(task);
+        tasks.push(also(tokio::spawn(swap::serve(Arc::clone(&generations), seen))));
+        tasks.push(also(tokio::spawn(recovery::serve(Arc::clone(&generations), config.replan_after))));
+        tasks.push(also(tokio::spawn(recovery::provision(Arc::clone(&generations)))));
         let Config { token, api_token, request_memory, drain, bounds, .. } = config;
-        let keeper = AbortOnDropHandle::new(keeper);
-        Ok(Self { service, deployment, token, api_token, request_memory, drain, bounds, keeper })
+        Ok(Self { service, generations, token, api_token, request_memory, drain, bounds, tasks })
     }
 
-    pub fn deployment(&self) -> &Deployment {
-        &self.deployment
+    /// Tells people which stage is where.
+    pub fn report(&self) {
+        for stage in self.generations.active().iter().flat_map(|active| &active.deployment.stages) {
+            tracing::info!(stage = stage.index, node = stage.node.name(), url = %stage.node.url(), "stage ready");
+        }
     }
 
     /// Answers clients on `inference` and people on `admin` until `shutdown`; then answers what is pending, and frees the
@@ -150,7 +204,7 @@ impl Dispatcher {
         let (api_token, idle_timeout) = (self.api_token.clone(), self.bounds.stall);
         let options = oip::Options { max_body_bytes, request_memory, api_token, idle_timeout };
         let api = oip::router(Arc::clone(&self.service) as Arc<dyn oip::Backend>, options);
-        let shown = Admin { service: Arc::clone(&self.service), deployment: Arc::clone(&self.deployment) };
+        let shown = Admin { service: Arc::clone(&self.service), generations: Arc::clone(&self.generations) };
         let admin_api = admin::router(Arc::new(shown), self.token.clone());
         let stopped = CancellationToken::new();
         let spawn = |listener, app| tokio::spawn(port::http::serve(listener, app, self.bounds, stopped.clone()));
@@ -165,68 +219,79 @@ impl Dispatcher {
         stopped.cancel();
         // Connections that are kept alive would hold the servers for ever.
         let _ = tokio::time::timeout(Duration::from_secs(1), async { (api.await, admin.await) }).await;
-        self.service.close();
-        // What is about to be dropped must not be prepared again.
-        drop(self.keeper);
-        self.deployment.remove().await;
+        // What is about to be dropped must not be prepared again, or moved.
+        drop(self.tasks);
+        self.generations.end().await;
         Ok(())
     }
 }
 
-/// Opens the chain of a prepared deployment and puts a service before it.
-async fn open(
-    config: &Config,
-    pipeline: &Pipeline,
-    deployment: &Arc<Deployment>,
-    nodes: &[NodeClient],
-) -> Result<Arc<Service>> {
-    let (Some(first), Some(last)) = (pipeline.stages.first(), pipeline.stages.last()) else {
-        bail!("pipeline \"{}\" has no stages", pipeline.name);
+/// What runs first, and where: what was active when the life before ended, or else what was given.
+fn first(
+    generations: &Generations,
+    given: Pipeline,
+    before: Option<Active>,
+) -> Result<(Arc<Pipeline>, Vec<Arc<Member>>)> {
+    let fleet = &generations.fleet;
+    let Some(Active { pipeline, nodes, generation, .. }) = before else {
+        let nodes = fleet.members().iter().take(given.stages.len()).cloned().collect();
+        return Ok((Arc::new(given), nodes));
     };
-    let mut max_tensor = usize::MAX;
-    for node in nodes {
-        max_tensor = max_tensor.min(node.describe().await?.max_tensor_bytes);
+    tracing::info!(generation, "going on where the last life of this dispatcher ended");
+    let mut taken: Vec<Arc<Member>> = Vec::new();
+    let homes: Vec<Option<Arc<Member>>> =
+        nodes.iter().map(|url| fleet.by_url(url).filter(|node| node.is_up()).cloned()).collect();
+    for (index, home) in homes.iter().enumerate() {
+        let free = |node: &&Arc<Member>| {
+            let used = homes.iter().flatten().chain(&taken).any(|used| Arc::ptr_eq(used, node));
+            !used
+        };
+        let node = home.clone().or_else(|| fleet.up().find(free).cloned());
+        let node = node.or_else(|| fleet.up().next().cloned());
+        let node = node.with_context(|| format!("no node answers that stage {index} could run on"))?;
+        taken.push(node);
     }
-    let pool = Pool::new(POOL);
-    let limits = Limits { max_tensor, max_parts: 0, pool: pool.clone(), stall: config.bounds.stall };
-    let ledger = Ledger::new(&pipeline.name, deployment.owner.incarnation, deployment.generation, config.replay_after);
-    let service = Arc::new(Service::new(Parts {
-        metadata: ModelMetadata {
-            name: pipeline.name.clone(),
-            versions: vec![VERSION.to_owned()],
-            platform: "defer-host_onnx".to_owned(),
-            inputs: pipeline.inputs.clone(),
-            outputs: pipeline.outputs.clone(),
-        },
-        ledger: Arc::clone(&ledger),
-        entering: entering(first),
-        codec: deployment.codec_in,
-        pool,
-        max_tensor,
-        capacity: config.queue,
-        patience: config.request_timeout,
-    }));
-    let chain = Chain::open(deployment, &config.name, &config.token, &limits, &ledger, leaving(last))?;
-    tokio::time::timeout(LINKS, chain.wait_until_up()).await.ok().with_context(|| {
-        format!(
-            "no link to the first or the last stage within {} s: can this machine reach {} and {}?",
-            LINKS.as_secs(),
-            deployment.stages[0].relay,
-            deployment.stages[deployment.stages.len() - 1].relay
-        )
-    })?;
-    service.serve_by(Arc::new(chain));
-    Ok(service)
+    Ok((Arc::new(pipeline), taken))
 }
 
-/// Names of the tensors that enter `stage`, as its frames number them.
-fn entering(stage: &StageRef) -> Vec<String> {
-    Manifest::by_name(stage.inputs.iter().chain(&stage.forwards)).into_iter().map(|info| info.name.clone()).collect()
+/// Has the first generation prepared and makes it active; what earlier dispatchers left is dropped.
+async fn start(
+    generations: &Arc<Generations>,
+    pipeline: &Arc<Pipeline>,
+    nodes: &[Arc<Member>],
+    progress: &Arc<dyn Progress>,
+    shutdown: &CancellationToken,
+) -> Result<()> {
+    let started = Instant::now();
+    let (running, tentative) = loop {
+        let work = generations.prepare(pipeline, nodes, progress);
+        let prepared = shutdown.run_until_cancelled(work).await;
+        match prepared.unwrap_or_else(|| Err(anyhow!("interrupted while deploying"))) {
+            Ok(prepared) => break prepared,
+            // Most likely this dispatcher's own last life, which died without a word.
+            Err(error) if error.is::<Taken>() && started.elapsed() < deploy::LEASE + RETAKE => {
+                tracing::warn!(error = format!("{error:#}"), "waiting for the lease to end");
+                let _ = shutdown.run_until_cancelled(tokio::time::sleep(RETAKE)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    generations.commit(&running, Some(tentative), Before::Finishes)?;
+    let own = |generation| generation >= running.number();
+    let name = &pipeline.name;
+    let sweeps = nodes.iter().map(|node| deploy::sweep(&node.client, name, None, DRAIN_OLD, own));
+    futures_util::future::join_all(sweeps).await;
+    Ok(())
 }
 
-/// Names of the tensors that leave `stage`, as its frames number them.
-fn leaving(stage: &StageRef) -> Vec<String> {
-    Manifest::by_name(stage.outputs.iter().chain(&stage.forwards)).into_iter().map(|info| info.name.clone()).collect()
+fn warn_of_lossy(pipeline: &Pipeline, codec: Option<CodecChoice>) {
+    for stage in &pipeline.stages {
+        if let Some(Choice::Fixed(lossy)) = codec.or(stage.codec)
+            && lossy.is_lossy()
+        {
+            tracing::warn!(stage = stage.index, codec = %lossy, "a lossy codec: results will differ from the network's own");
+        }
+    }
 }
 
 fn random() -> Result<u64> {

@@ -6,13 +6,16 @@ use crate::node::generation::Prepare;
 use crate::relay::Token;
 use anyhow::{Context as _, Result, anyhow, bail};
 use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode, Url};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 use tokio_util::io::ReaderStream;
 
 /// Answers that need no work come within this time.
 const QUICK: Duration = Duration::from_secs(10);
+/// A word that needs no work on the other side.
+const WORD: Duration = Duration::from_secs(5);
 /// Loading a stage may read gigabytes from a slow card.
 const LOAD: Duration = Duration::from_secs(600);
 const UPLOAD_CHUNK: usize = 256 * 1024;
@@ -28,6 +31,39 @@ pub struct NodeClient {
     pub url: Url,
     http: Client,
     token: Token,
+}
+
+/// What `GET /v1/pulse` tells.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pulse {
+    /// Drawn anew at each start of the node.
+    pub epoch: u64,
+    /// Swaps that wait for the dispatcher that owns their pipeline.
+    pub candidates: Vec<CandidateInfo>,
+}
+
+/// A stage that somebody sent to a node to be swapped in: loaded, warmed up, waiting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CandidateInfo {
+    /// The node's number for it.
+    pub id: u64,
+    pub pipeline: String,
+    pub index: usize,
+    pub digest: Digest,
+    /// Incarnation of the dispatcher that it waits for.
+    pub incarnation: u64,
+}
+
+/// What a dispatcher says of a candidate: body of `POST /v1/candidates/{id}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It is working on it.
+    Taken,
+    /// The ingress has turned: requests from `first_seq` on go to `generation`, which has it.
+    Switched { generation: u64, first_seq: u64 },
+    /// It will not be; the node answers its client so.
+    Refused { status: u16, error: String },
 }
 
 /// What a node says of itself, as far as a dispatcher wants to know it.
@@ -104,6 +140,26 @@ impl NodeClient {
         Ok(format!("{host}:{port}"))
     }
 
+    /// That the node lives, and what waits there.
+    pub async fn pulse(&self) -> Result<Pulse> {
+        // The caller knows how long is too long.
+        let request = self.request(Method::GET, &["v1", "pulse"])?.timeout(QUICK);
+        Ok(self.accept(self.send(request).await?).await?.json().await?)
+    }
+
+    /// Tells the node what becomes of a candidate.
+    pub async fn settle(&self, candidate: u64, verdict: &Verdict) -> Result<()> {
+        let request = self.request(Method::POST, &["v1", "candidates", &candidate.to_string()])?;
+        self.accept(self.send(request.timeout(WORD).json(verdict)).await?).await?;
+        Ok(())
+    }
+
+    /// The bytes of an artifact that the node has.
+    pub async fn download(&self, digest: &Digest) -> Result<Body> {
+        let request = self.request(Method::GET, &["v1", "artifacts", &digest.to_string()])?;
+        Ok(Body::from(self.accept(self.send(request).await?).await?))
+    }
+
     pub async fn slots(&self) -> Result<Vec<SlotInfo>> {
         let request = self.request(Method::GET, &["v1", "stages"])?.timeout(QUICK);
         Ok(self.accept(self.send(request).await?).await?.json::<Slots>().await?.stages)
@@ -137,6 +193,29 @@ impl NodeClient {
         let request = request.header("content-length", length).body(Body::wrap_stream(stream));
         self.accept(self.send(request).await?).await?;
         Ok(())
+    }
+
+    /// Has the node swap stage `index` of `pipeline` for the artifact `file`; gives its answer.
+    pub async fn swap(
+        &self,
+        pipeline: &str,
+        index: usize,
+        file: &Path,
+        sent: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Result<Value> {
+        use futures_util::TryStreamExt as _;
+        let open = tokio::fs::File::open(file).await.with_context(|| format!("cannot read {}", file.display()))?;
+        let length = open.metadata().await?.len();
+        let stream = ReaderStream::with_capacity(open, UPLOAD_CHUNK).inspect_ok(move |chunk| sent(chunk.len() as u64));
+        let request = self.request(Method::PUT, &["v1", "stages", pipeline, &index.to_string()])?;
+        let request = request.header("content-length", length).body(Body::wrap_stream(stream));
+        Ok(self.accept(self.send(request).await?).await?.json().await?)
+    }
+
+    /// Has the node go back to what stage `index` of `pipeline` ran before; gives its answer.
+    pub async fn roll_back(&self, pipeline: &str, index: usize) -> Result<Value> {
+        let request = self.request(Method::POST, &["v1", "stages", pipeline, &index.to_string(), "rollback"])?;
+        Ok(self.accept(self.send(request).await?).await?.json().await?)
     }
 
     /// Has the node load and start its stages of a generation, or renews its lease.

@@ -1,7 +1,8 @@
 //! The chain behind the inference protocol: admission, encoding, waiting.
 
-use super::chain::Chain;
-use super::ledger::{Ledger, Reply};
+use super::generations::{Generations, Trouble};
+use super::ledger::Reply;
+use super::running::Running;
 use crate::buffer::Pool;
 use crate::engine::Named;
 use crate::oip::stats::{Recorder, Steps};
@@ -10,13 +11,20 @@ use crate::relay::codec::{self, Codec};
 use crate::relay::frame::{Failure, FailureKind, MAX_RANK, Part};
 use crate::telemetry::{Counter, Timings};
 use async_trait::async_trait;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// When a refused client may come again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a request waits for a chain that is being mended.
+const MENDING: Duration = Duration::from_secs(3);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(10);
+const UNREACHABLE: &str = "a node of the chain cannot be reached; the dispatcher keeps trying";
+const REPLACED: &str = "the pipeline is being replaced";
 
 /// What a dispatcher has done since it started.
 #[derive(Debug, Default)]
@@ -35,16 +43,12 @@ pub struct Counters {
 pub struct Service {
     pub metadata: ModelMetadata,
     pub counters: Counters,
-    ledger: Arc<Ledger>,
-    chain: RwLock<Option<Arc<Chain>>>,
-    /// Names of the tensors that enter the first stage, in the order in which frames number them.
-    entering: Vec<String>,
-    codec: Codec,
+    generations: Arc<Generations>,
     pool: Pool,
     /// Bytes of one tensor.
     max_tensor: usize,
     places: Semaphore,
-    /// Requests in the chain and before it.
+    /// Requests in the chains and before them.
     capacity: usize,
     patience: Duration,
     stopping: AtomicBool,
@@ -53,9 +57,7 @@ pub struct Service {
 /// What a [`Service`] is made of.
 pub struct Parts {
     pub metadata: ModelMetadata,
-    pub ledger: Arc<Ledger>,
-    pub entering: Vec<String>,
-    pub codec: Codec,
+    pub generations: Arc<Generations>,
     pub pool: Pool,
     pub max_tensor: usize,
     /// Requests accepted and not answered, at most.
@@ -66,14 +68,11 @@ pub struct Parts {
 
 impl Service {
     pub fn new(parts: Parts) -> Self {
-        let Parts { metadata, ledger, entering, codec, pool, max_tensor, capacity, patience } = parts;
+        let Parts { metadata, generations, pool, max_tensor, capacity, patience } = parts;
         Self {
             metadata,
             counters: Counters::default(),
-            ledger,
-            chain: RwLock::default(),
-            entering,
-            codec,
+            generations,
             pool,
             max_tensor,
             places: Semaphore::new(capacity),
@@ -83,19 +82,9 @@ impl Service {
         }
     }
 
-    /// Turns requests to `chain`.
-    pub fn serve_by(&self, chain: Arc<Chain>) {
-        *self.chain.write().unwrap_or_else(PoisonError::into_inner) = Some(chain);
-    }
-
     /// Accepts no more.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
-    }
-
-    /// Closes the links.
-    pub fn close(&self) {
-        *self.chain.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Bytes that a request may have: every input as large as the nodes take, and room for its header.
@@ -104,29 +93,50 @@ impl Service {
     }
 
     pub fn pending(&self) -> usize {
-        self.ledger.pending()
+        self.generations.place.ledger.pending()
     }
 
     pub fn is_up(&self) -> bool {
-        self.chain().is_some_and(|chain| chain.is_up())
+        self.generations.active().is_some_and(|running| running.is_up())
     }
 
-    fn chain(&self) -> Option<Arc<Chain>> {
-        self.chain.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn unavailable(&self, reason: &str) -> InferError {
+        self.counters.refused.add(1);
+        InferError::Unavailable { reason: reason.to_owned(), retry_after: RETRY_AFTER }
     }
 
-    /// The chain to send a request through now, or why not.
-    fn open(&self) -> Result<Arc<Chain>, InferError> {
-        let unavailable = |reason: &str| {
-            self.counters.refused.add(1);
-            Err(InferError::Unavailable { reason: reason.to_owned(), retry_after: RETRY_AFTER })
-        };
+    /// Why a request would not be accepted now, if so. A chain that is broken is a reason only where nothing mends it.
+    fn closed(&self) -> Option<String> {
         if self.stopping.load(Ordering::Relaxed) {
-            return unavailable("the dispatcher is shutting down");
+            return Some("the dispatcher is shutting down".to_owned());
         }
-        match self.chain() {
-            Some(chain) if chain.is_up() => Ok(chain),
-            _ => unavailable("a node of the chain cannot be reached; the dispatcher keeps trying"),
+        if let Trouble::Stuck(reason) = &*self.generations.trouble.borrow() {
+            return Some(reason.clone());
+        }
+        let Some(active) = self.generations.active() else { return Some(REPLACED.to_owned()) };
+        (!active.is_up() && !self.has_spare(&active)).then(|| UNREACHABLE.to_owned())
+    }
+
+    /// Whether there is a node to move a stage to.
+    fn has_spare(&self, active: &Running) -> bool {
+        let idle = |member: &_| !active.deployment.stages.iter().any(|stage| Arc::ptr_eq(&stage.node, member));
+        self.generations.fleet.up().any(idle)
+    }
+
+    /// The generation to send a request through, once there is one with its links up.
+    async fn ingress(&self) -> Result<Arc<Running>, InferError> {
+        let end = Instant::now() + MENDING;
+        loop {
+            if let Some(reason) = self.closed() {
+                return Err(self.unavailable(&reason));
+            }
+            if let Some(running) = self.generations.pick().filter(|running| running.is_up()) {
+                return Ok(running);
+            }
+            if Instant::now() > end {
+                return Err(self.unavailable(UNREACHABLE));
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -137,7 +147,8 @@ impl Service {
     }
 
     /// Encodes what the first stage needs; inputs that no stage uses end here.
-    fn encode(&self, inputs: Vec<Named>) -> Result<Vec<Part>, InferError> {
+    fn encode(&self, running: &Running, inputs: Vec<Named>) -> Result<Vec<Part>, InferError> {
+        let codec = running.deployment.codec_in;
         let mut parts = Vec::with_capacity(inputs.len());
         for (name, tensor) in inputs {
             if tensor.shape.len() > MAX_RANK {
@@ -145,14 +156,14 @@ impl Service {
                     format!("input \"{name}\" has {} dimensions; nodes take at most {MAX_RANK}", tensor.shape.len());
                 return Err(InferError::Invalid(text));
             }
-            if tensor.data.len() > self.max_tensor {
-                let (got, limit) = (tensor.data.len(), self.max_tensor);
+            if tensor.data.len() > running.max_tensor {
+                let (got, limit) = (tensor.data.len(), running.max_tensor);
                 let text = format!("input \"{name}\" has {got} bytes; the nodes take {limit} (serve --max-tensor-mb)");
                 return Err(InferError::Invalid(text));
             }
-            if let Some(number) = self.entering.iter().position(|entering| *entering == name) {
+            if let Some(number) = running.entering.iter().position(|entering| *entering == name) {
                 let number = u16::try_from(number).expect("hops carry few tensors");
-                parts.push(Part { name: number, tensor: codec::encode(tensor, self.codec, &self.pool) });
+                parts.push(Part { name: number, tensor: codec::encode(tensor, codec, &self.pool) });
             }
         }
         parts.sort_by_key(|part| part.name);
@@ -165,29 +176,52 @@ impl Service {
     /// - `infer`: from there until the frame that answers arrived from the last link. That is everything in the chain:
     ///   transport, and decoding, computing, encoding and waiting in every stage, and again where it was sent again;
     /// - `output`: decoding the outputs and waking the request.
-    async fn run(&self, chain: &Chain, request: InferRequest) -> Result<(Vec<Named>, Steps), InferError> {
+    async fn run(&self, first: Arc<Running>, request: InferRequest) -> Result<(Vec<Named>, Steps), InferError> {
         let accepted = Instant::now();
         let deadline = accepted + request.budget.unwrap_or(self.patience);
-        let parts = if self.codec == Codec::Raw {
-            self.encode(request.inputs)?
+        let mut running = first;
+        let mut parts = if running.deployment.codec_in == Codec::Raw {
+            self.encode(&running, request.inputs)?
         } else {
             // Compression would hold up other requests.
-            tokio::task::block_in_place(|| self.encode(request.inputs))?
+            tokio::task::block_in_place(|| self.encode(&running, request.inputs))?
         };
         let encoded = Instant::now();
-        let (frame, _entry, answer) = self.ledger.enter(parts, request.trace, deadline);
+        let ledger = &self.generations.place.ledger;
+        let (frame, _entry, answer) = loop {
+            match ledger.enter(running.number(), parts, request.trace, deadline) {
+                Ok(entered) => break entered,
+                // The ingress has turned meanwhile.
+                Err(back) => {
+                    let next = self.ingress().await?;
+                    let renumbered = next.renumber(&back.into(), &running.entering).map_err(InferError::Failed)?;
+                    parts = renumbered.to_vec();
+                    running = next;
+                }
+            }
+        };
         let wait = async {
-            chain.feed(frame).await;
+            running.feed(frame).await;
             answer.await
         };
         let answer = tokio::time::timeout_at(deadline.into(), wait).await.map_err(|_| {
+            running.answers.failed.add(1);
             let waited = request.budget.unwrap_or(self.patience).as_secs_f64();
             InferError::TimedOut(format!("no answer from the chain within {waited} s"))
         })?;
-        let Reply { answer, sent, arrived } =
+        let Reply { answer, generation, sent, arrived } =
             answer.map_err(|_| InferError::Failed("the dispatcher lost the request".to_owned()))?;
-        let outputs = answer.map_err(|failure| self.failed(&failure))?;
         let answered = Instant::now();
+        if let Some(by) = self.generations.find(generation) {
+            match &answer {
+                Ok(_) => {
+                    by.answers.answered.add(1);
+                    by.answers.latency.record(answered - accepted);
+                }
+                Err(_) => by.answers.failed.add(1),
+            }
+        }
+        let outputs = answer.map_err(|failure| self.failed(&failure))?;
         let sent = sent.unwrap_or(encoded);
         let arrived = arrived.unwrap_or(answered);
         let steps = Steps {
@@ -237,16 +271,21 @@ impl Backend for Service {
     }
 
     fn admit(&self, _model: &str, _body_bytes: Option<u64>) -> Result<(), InferError> {
-        self.open()?;
+        if let Some(reason) = self.closed() {
+            return Err(self.unavailable(&reason));
+        }
         if self.places.available_permits() == 0 { Err(self.overloaded()) } else { Ok(()) }
     }
 
     async fn infer(&self, request: InferRequest) -> Result<InferResponse, InferError> {
-        let chain = self.open()?;
+        if let Some(reason) = self.closed() {
+            return Err(self.unavailable(&reason));
+        }
         let _place = self.places.try_acquire().map_err(|_| self.overloaded())?;
+        let running = self.ingress().await?;
         self.counters.accepted.add(1);
         let started = Instant::now();
-        let result = self.run(&chain, request).await;
+        let result = self.run(running, request).await;
         match &result {
             Ok((_, steps)) => {
                 self.counters.answered.add(1);

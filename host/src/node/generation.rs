@@ -33,6 +33,9 @@ pub struct Owner {
     pub name: String,
     /// Drawn anew at each start.
     pub incarnation: u64,
+    /// Incarnations of its earlier lives: what is theirs is its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heir_of: Vec<u64>,
 }
 
 /// One stage for this node to run.

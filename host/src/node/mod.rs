@@ -1,8 +1,10 @@
 //! A node: one process that runs stages. Its REST port takes orders, its relay port takes frames.
 
+mod candidates;
 mod chooser;
 mod encoder;
 pub mod generation;
+mod history;
 mod intake;
 mod loaded;
 mod memory;
@@ -13,6 +15,7 @@ mod rest;
 mod runner;
 mod slot;
 mod store;
+pub mod swap;
 mod table;
 mod wanted;
 

@@ -1,8 +1,9 @@
 //! The REST port: one handler per call of the node's API.
 
+mod stages;
+
 use super::generation::{Generation, Prepare};
 use super::slot::CountersJson;
-use super::store::StoreError;
 use super::table::{Node, PrepareError};
 use crate::artifact::Digest;
 use crate::engine;
@@ -13,19 +14,23 @@ use crate::telemetry::Memory;
 use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::IntoResponse;
-use axum::routing::{get, put};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::io::ReaderStream;
 
 /// How long `DELETE` waits for a generation's frames to leave.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// Bytes of an artifact that are sent at once.
+const CHUNK: usize = 256 * 1024;
 
 type Shared = State<Arc<Node>>;
 
@@ -38,9 +43,13 @@ fn routes(token: Token) -> Router<Arc<Node>> {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/v1/node", get(describe))
-        .route("/v1/stages", get(stages))
-        .route("/v1/artifacts/{digest}", put(upload).head(has_artifact))
+        .route("/v1/stages", get(list))
+        .route("/v1/artifacts/{digest}", put(upload).get(artifact).head(has_artifact))
         .route("/v1/pipelines/{pipeline}/generations/{generation}", put(prepare).delete(remove))
+        .route("/v1/stages/{pipeline}/{index}", put(stages::swap))
+        .route("/v1/stages/{pipeline}/{index}/rollback", post(stages::roll_back))
+        .route("/v1/pulse", get(stages::pulse))
+        .route("/v1/candidates/{candidate}", post(stages::settle))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(token, require_token));
     Router::new()
@@ -138,7 +147,7 @@ fn slots(generation: &Generation) -> impl Iterator<Item = SlotJson> + '_ {
     })
 }
 
-async fn stages(State(node): Shared) -> Json<Value> {
+async fn list(State(node): Shared) -> Json<Value> {
     let generations = node.generations();
     let stages: Vec<SlotJson> = generations.iter().flat_map(|generation| slots(generation)).collect();
     Json(json!({"stages": stages}))
@@ -154,6 +163,20 @@ async fn has_artifact(State(node): Shared, Path(digest): Path<String>) -> Result
     Ok(if found { StatusCode::OK } else { StatusCode::NOT_FOUND })
 }
 
+/// Its bytes, for a dispatcher that was not the one who sent them.
+async fn artifact(State(node): Shared, Path(digest): Path<String>) -> Result<Response, ApiError> {
+    let digest = parse_digest(&digest)?;
+    let find = tokio::task::spawn_blocking(move || node.store().find(&digest));
+    let missing = || ApiError::new(StatusCode::NOT_FOUND, format!("artifact {digest} is not on this node"));
+    let path = find.await.ok().flatten().ok_or_else(missing)?;
+    // It may be evicted in this moment; once open, its bytes stay.
+    let file = tokio::fs::File::open(&path).await.map_err(|_| missing())?;
+    let length =
+        file.metadata().await.map_err(|error| ApiError::from_error(StatusCode::INTERNAL_SERVER_ERROR, &error))?;
+    let headers = [(CONTENT_TYPE, "application/wasm".to_owned()), (CONTENT_LENGTH, length.len().to_string())];
+    Ok((headers, Body::from_stream(ReaderStream::with_capacity(file, CHUNK))).into_response())
+}
+
 async fn upload(
     State(node): Shared,
     Path(digest): Path<String>,
@@ -162,13 +185,7 @@ async fn upload(
 ) -> Result<Json<Value>, ApiError> {
     let digest = parse_digest(&digest)?;
     if let Err(error) = node.store().put(&digest, announced(&headers), &mut body).await {
-        let status = match &error {
-            StoreError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            StoreError::Full { .. } | StoreError::Crowded { .. } => StatusCode::INSUFFICIENT_STORAGE,
-            StoreError::Mismatch { .. } | StoreError::Upload(_) => StatusCode::BAD_REQUEST,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        return Err(ApiError::from_error(status_of(&error, status), &error));
+        return Err(ApiError::from_error(stages::store_status(&error), &error));
     }
     // What nobody runs makes room for it at once, not only when it is asked for.
     tokio::task::spawn_blocking(move || node.evict(Some(digest)));

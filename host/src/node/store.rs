@@ -201,6 +201,15 @@ impl Store {
     /// Stores an upload under `digest`, if that is what it hashes to. An upload that is larger than the store may become is
     /// refused, before its first byte where its length is announced.
     pub async fn put(&self, digest: &Digest, announced: Option<u64>, body: &mut Body) -> Result<(), StoreError> {
+        self.take(Some(digest), announced, body).await.map(drop)
+    }
+
+    /// Stores an upload under what it hashes to.
+    pub async fn put_any(&self, announced: Option<u64>, body: &mut Body) -> Result<Digest, StoreError> {
+        self.take(None, announced, body).await
+    }
+
+    async fn take(&self, want: Option<&Digest>, announced: Option<u64>, body: &mut Body) -> Result<Digest, StoreError> {
         let mut under_way = UnderWay { store: self, bytes: 0 };
         under_way.grow(announced.unwrap_or(0))?;
         let number = {
@@ -208,17 +217,18 @@ impl Store {
             uploads.last += 1;
             uploads.last
         };
-        let part = Part(self.folder.join(format!("{digest}.{number}.part")));
-        self.receive(digest, body, &part.0, &mut under_way).await
+        let name = want.map_or_else(|| "upload".to_owned(), Digest::to_string);
+        let part = Part(self.folder.join(format!("{name}.{number}.part")));
+        self.receive(want, body, &part.0, &mut under_way).await
     }
 
     async fn receive(
         &self,
-        digest: &Digest,
+        want: Option<&Digest>,
         body: &mut Body,
         part: &Path,
         under_way: &mut UnderWay<'_>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Digest, StoreError> {
         let write = |source: io::Error| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full { path: self.folder.clone() },
             _ => StoreError::Write { path: part.to_owned(), source },
@@ -235,12 +245,17 @@ impl Store {
         }
         file.sync_all().await.map_err(write)?;
         let got = Digest::finish(hasher);
-        if got != *digest {
-            return Err(StoreError::Mismatch { want: *digest, got });
+        if let Some(want) = want.filter(|want| **want != got) {
+            return Err(StoreError::Mismatch { want: *want, got });
         }
-        fs::rename(part, self.path(digest)).map_err(write)?;
+        // What runs has it mapped: the same bytes in another file would be another inode for nothing.
+        if self.find(&got).is_some() {
+            return Ok(got);
+        }
+        fs::rename(part, self.path(&got)).map_err(write)?;
         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(write)?;
-        self.set_mark(digest).map_err(write)
+        self.set_mark(&got).map_err(write)?;
+        Ok(got)
     }
 
     /// Unlinks the least recently used artifacts that are not in `used`, until the rest fits the limit.

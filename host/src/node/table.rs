@@ -1,10 +1,12 @@
 //! What a node holds: its store, its loaded stages, its generations, and the dispatchers that own them.
 
+use super::candidates::Candidates;
 use super::generation::{Assignment, Context, Generation, Prepare, State};
+use super::history::History;
 use super::loaded::{LoadError, Loaded, Loader};
 use super::notes::{Noted, Notes};
 use super::store::{Store, StoreError};
-use super::wanted::Wanted;
+use super::wanted::{Hold, Wanted};
 use crate::artifact::{Artifact, Digest};
 use crate::port::Bounds;
 use crate::relay::{CodecChoice, Limits, Token};
@@ -72,6 +74,10 @@ pub struct Node {
     store: Arc<Store>,
     loader: Loader,
     notes: Notes,
+    history: History,
+    candidates: Arc<Candidates>,
+    /// Drawn anew at each start.
+    epoch: u64,
     /// Artifacts that are being loaded.
     wanted: Wanted,
     generations: RwLock<BTreeMap<(String, u64), Arc<Generation>>>,
@@ -87,6 +93,12 @@ impl Node {
         let store = Arc::new(Store::open(&config.state_dir, config.store_limit)?);
         let notes = Notes::open(&config.state_dir)
             .map_err(|source| StoreError::Open { path: config.state_dir.clone(), source })?;
+        let history = History::open(&config.state_dir);
+        let random = |error: getrandom::Error| StoreError::Open {
+            path: config.state_dir.clone(),
+            source: io::Error::other(error.to_string()),
+        };
+        let epoch = getrandom::u64().map_err(random)?;
         let (max_tensor, pool, stall) = (config.max_tensor, loader.pool.clone(), config.bounds.stall);
         let limits = Limits { max_tensor, max_parts: 0, pool, stall };
         let context = Context { node: config.name.clone(), token: config.token.clone(), limits };
@@ -96,6 +108,9 @@ impl Node {
             store,
             loader,
             notes,
+            history,
+            candidates: Arc::default(),
+            epoch,
             wanted: Wanted::default(),
             generations: RwLock::default(),
             loads: tokio::sync::Mutex::default(),
@@ -114,6 +129,23 @@ impl Node {
 
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) fn candidates(&self) -> &Arc<Candidates> {
+        &self.candidates
+    }
+
+    pub(super) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Keeps an artifact in the store until the hold is dropped.
+    pub(super) fn hold(&self, artifact: Digest) -> Hold {
+        self.wanted.hold(std::iter::once(artifact))
     }
 
     pub fn uptime(&self) -> Duration {
@@ -161,16 +193,26 @@ impl Node {
             generation.renew(prepare.lease_ms);
             return Ok(generation);
         }
-        let noted = Noted { pipeline: pipeline.to_owned(), generation: number, prepare };
+        self.note_and_start(&Noted { pipeline: pipeline.to_owned(), generation: number, prepare }).await
+    }
+
+    async fn note_and_start(&self, noted: &Noted) -> Result<Arc<Generation>, PrepareError> {
         // Noted first: what runs after a crash must have been noted, and what is dropped meanwhile takes its note along.
-        self.notes.write(&noted).map_err(|source| {
-            let path = self.notes.path(pipeline, number);
+        self.notes.write(noted).map_err(|source| {
+            let path = self.notes.path(&noted.pipeline, noted.generation);
             PrepareError::Persist { path, source }
         })?;
         let wanted = self.wanted.hold(noted.prepare.stages.iter().map(|assignment| assignment.artifact));
-        let generation = self.start(&noted).await.inspect_err(|_| self.forget(&noted))?;
+        let generation = self.start(noted).await.inspect_err(|_| self.forget(noted))?;
         drop(wanted);
         self.evict(None);
+        Ok(generation)
+    }
+
+    /// Starts a generation that no dispatcher has asked for, to be used at once.
+    pub(super) async fn switch_to(&self, noted: Noted) -> Result<Arc<Generation>, PrepareError> {
+        let generation = self.note_and_start(&noted).await?;
+        generation.activate();
         Ok(generation)
     }
 
@@ -183,6 +225,7 @@ impl Node {
         let owner = others.into_iter().find(|generation| {
             generation.pipeline == pipeline
                 && generation.prepare.dispatcher.incarnation != prepare.dispatcher.incarnation
+                && !prepare.dispatcher.heir_of.contains(&generation.prepare.dispatcher.incarnation)
                 && generation.is_leased()
         });
         match owner {
@@ -236,7 +279,7 @@ impl Node {
         Ok(generation)
     }
 
-    async fn load(&self, pipeline: &str, assignment: &Assignment) -> Result<Arc<Loaded>, PrepareError> {
+    pub(super) async fn load(&self, pipeline: &str, assignment: &Assignment) -> Result<Arc<Loaded>, PrepareError> {
         let index = assignment.index;
         let wrong = |cause: String| PrepareError::Assignment { index, cause };
         if assignment.next.len() > 1 {
@@ -328,6 +371,7 @@ impl Node {
             return;
         }
         generation.end();
+        self.note_previous(generation);
         let path = self.notes.path(&generation.pipeline, generation.number);
         if let Err(error) = fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), %error, "cannot remove the note of a dropped generation");
@@ -336,11 +380,25 @@ impl Node {
         self.evict(None);
     }
 
+    /// Notes what a generation ran that a later one has replaced, so that it can be gone back to.
+    fn note_previous(&self, gone: &Generation) {
+        let later = self.generations().into_iter().filter(|g| g.pipeline == gone.pipeline && g.number > gone.number);
+        let Some(later) = later.max_by_key(|generation| generation.number) else { return };
+        for old in &gone.prepare.stages {
+            let replaced = |new: &&Assignment| new.index == old.index && new.artifact != old.artifact;
+            if later.prepare.stages.iter().any(|new| replaced(&new)) {
+                self.history.note(&gone.pipeline, old.index, old.artifact);
+            }
+        }
+    }
+
     /// Makes room in the store, but not by what runs, what is being loaded, or `newest`, which somebody has just sent.
     pub fn evict(&self, newest: Option<Digest>) {
         let generations = self.generations();
         let running = generations.iter().flat_map(|g| &g.prepare.stages).map(|assignment| assignment.artifact);
-        let used: HashSet<Digest> = running.chain(self.wanted.all()).chain(newest).collect();
+        let slots = generations.iter().flat_map(|g| g.slots.keys().map(move |index| (&g.pipeline, *index)));
+        let previous = slots.filter_map(|(pipeline, index)| self.history.of(pipeline, index));
+        let used: HashSet<Digest> = running.chain(previous).chain(self.wanted.all()).chain(newest).collect();
         if let Err(error) = self.store.evict(&used) {
             tracing::warn!(%error, "cannot clear the artifact store");
         }

@@ -1,6 +1,6 @@
 //! The dispatcher's admin port.
 
-use super::schema::{array, boolean, count, digest, number, object, reference, string};
+use super::schema::{array, boolean, count, described, digest, nullable, number, object, reference, string};
 use super::{PATH, description, guarded, metrics, ok, open};
 use serde_json::{Map, Value, json};
 
@@ -32,7 +32,24 @@ fn schemas() -> Value {
             ("digest", digest()),
             ("codec", string()),
         ]),
-        "Generation": object([("generation", count()), ("state", string()), ("stages", array(reference("Placed")))]),
+        "Generation": object([
+            ("generation", count()),
+            ("state", json!({ "type": "string", "enum": ["active", "canary", "draining"] })),
+            ("stages", array(reference("Placed"))),
+            ("counters", reference("Answers")),
+        ]),
+        "Answers": object([
+            ("answered", count()),
+            ("failed", count()),
+            ("pending", count()),
+            ("latency", reference("Timings")),
+        ]),
+        "KnownNode": object([
+            ("name", string()),
+            ("url", string()),
+            ("up", boolean()),
+            ("failure", described(nullable(string()), "Why it is thought to be gone.")),
+        ]),
         "Timings": object([("count", count()), ("sum_us", number()), ("median_us", number()), ("max_us", number())]),
         "Counters": object([
             ("accepted", count()),
@@ -44,7 +61,8 @@ fn schemas() -> Value {
         ]),
         "Pipeline": object([
             ("name", string()),
-            ("generations", array(reference("Generation"))),
+            ("generations", described(array(reference("Generation")), "The active one first.")),
+            ("nodes", described(array(reference("KnownNode")), "In use and spare.")),
             ("dispatcher", object([("name", string()), ("incarnation", count())])),
             ("up", boolean()),
             ("counters", reference("Counters")),

@@ -20,6 +20,11 @@ pub fn document() -> Value {
     add("/v1/node", json!({ "get": node }));
     let stages = guarded("stages", "What this node runs", ok("Every slot.", "Stages"), &[]);
     add("/v1/stages", json!({ "get": stages }));
+    add("/v1/stages/{pipeline}/{index}", swap());
+    add("/v1/stages/{pipeline}/{index}/rollback", roll_back());
+    let pulse = ok("It lives, and which swaps wait for their dispatcher.", "Pulse");
+    add("/v1/pulse", json!({ "get": guarded("pulse", "A dispatcher's heartbeat", pulse, &[]) }));
+    add("/v1/candidates/{candidate}", candidates());
     add("/v1/artifacts/{digest}", artifacts());
     add("/v1/pipelines/{pipeline}/generations/{generation}", generations());
     super::document("defer-host node", ABOUT, paths, "node", schemas())
@@ -37,7 +42,43 @@ fn artifacts() -> Value {
     let bytes = json!({ "application/octet-stream": { "schema": { "description": "A stage: a .wasm file." } } });
     put["requestBody"] = json!({ "required": true, "content": bytes });
     let name = in_path("digest", "SHA-256 of the artifact.", digest());
-    json!({ "parameters": [name], "head": has, "put": put })
+    let content = json!({ "application/wasm": { "schema": { "description": "A stage: a .wasm file." } } });
+    let whole = json!({ "200": { "description": "The artifact.", "content": content } });
+    let get = guarded("getArtifact", "An artifact's bytes", whole, &[400, 404, 500]);
+    json!({ "parameters": [name], "get": get, "head": has, "put": put })
+}
+
+/// The path's parameters of a stage.
+fn of_stage() -> Value {
+    json!([
+        in_path("pipeline", "The pipeline's name.", json!({ "type": "string", "minLength": 1 })),
+        in_path("index", "The stage, from 0.", count()),
+    ])
+}
+
+fn swap() -> Value {
+    let swapped = ok("Requests go through the new stage.", "Swapped");
+    let refusals = [400, 404, 408, 409, 413, 422, 500, 503, 504, 507];
+    let mut put = guarded("swapStage", "Exchanges a stage while its pipeline runs", swapped, &refusals);
+    let bytes = json!({ "application/octet-stream": { "schema": { "description": "A stage: a .wasm file." } } });
+    put["requestBody"] = json!({ "required": true, "content": bytes });
+    json!({ "parameters": of_stage(), "put": put })
+}
+
+fn roll_back() -> Value {
+    let swapped = ok("Requests go through what ran before.", "Swapped");
+    let refusals = [400, 404, 409, 422, 503, 504, 507];
+    let post = guarded("rollBackStage", "Goes back to what a stage was before", swapped, &refusals);
+    json!({ "parameters": of_stage(), "post": post })
+}
+
+fn candidates() -> Value {
+    let heard = json!({ "204": { "description": "Heard." } });
+    let refusals = [400, 408, 409, 413, 415, 422];
+    let mut post = guarded("settleCandidate", "A dispatcher's word on a swap that waits for it", heard, &refusals);
+    let verdict = json!({ "application/json": { "schema": reference("Verdict") } });
+    post["requestBody"] = json!({ "required": true, "content": verdict });
+    json!({ "parameters": [in_path("candidate", "The node's number for it.", count())], "post": post })
 }
 
 fn generations() -> Value {
@@ -65,8 +106,34 @@ fn schemas() -> Value {
     let lossy = || described(array(string()), "Lossy codecs, such as sparse+int8, that auto may use as well.");
     let state = json!({ "type": "string", "enum": ["prepared", "active", "draining", "failed"] });
     let owner = object([("name", string()), ("incarnation", described(count(), "Drawn anew at each start."))]);
+    let owner = with_optional(owner, [("heir_of", described(array(count()), "Incarnations of its earlier lives."))]);
     let hop = object([("relay", described(string(), "host:port")), ("stage", count())]);
+    let candidate = object([
+        ("id", count()),
+        ("pipeline", string()),
+        ("index", count()),
+        ("digest", digest()),
+        ("incarnation", described(count(), "Of the dispatcher that it waits for.")),
+    ]);
+    let switched = object([("generation", count()), ("first_seq", count())]);
+    let refused = object([("status", count()), ("error", string())]);
     json!({
+        "Pulse": object([
+            ("epoch", described(count(), "Drawn anew at each start of the node.")),
+            ("candidates", array(candidate)),
+        ]),
+        "Verdict": json!({ "oneOf": [
+            { "const": "taken" },
+            object([("switched", switched)]),
+            object([("refused", refused)]),
+        ] }),
+        "Swapped": object([
+            ("generation", described(count(), "The one that has the new stage.")),
+            ("digest", digest()),
+            ("previous_digest", digest()),
+            ("loaded_ms", described(number(), "Loading and warming up.")),
+            ("first_seq", described(count(), "The first request of that generation; 0 without a dispatcher.")),
+        ]),
         "Health": object([("status", string())]),
         "Ready": object([("status", string()), ("generations", count())]),
         "Stored": object([("digest", digest())]),

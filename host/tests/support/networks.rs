@@ -214,19 +214,31 @@ pub fn tour() -> ModelProto {
 /// `x` FP32 [n,64] through `layers` of MatMul (weights of 16 KiB each, outside the graph) and Tanh to `y`; the tensors
 /// between are called `t1`, `t2`, ….
 pub fn ladder(layers: usize) -> ModelProto {
+    ladder_of(&(1..=layers as u64).collect::<Vec<_>>())
+}
+
+/// A [`ladder`] with a layer for each of `seeds`, which its weights come from.
+pub fn ladder_of(seeds: &[u64]) -> ModelProto {
     let mut nodes = Vec::new();
     let mut constants = Vec::new();
     let mut from = "x".to_owned();
-    for layer in 1..=layers {
+    for (layer, seed) in (1..).zip(seeds) {
         let (w, product) = (format!("w{layer}"), format!("p{layer}"));
-        let to = if layer == layers { "y".to_owned() } else { format!("t{layer}") };
-        constants.push(weights(&w, &[64, 64], layer as u64));
+        let to = if layer == seeds.len() { "y".to_owned() } else { format!("t{layer}") };
+        constants.push(weights(&w, &[64, 64], *seed));
         nodes.push(op("MatMul", &[&from, &w], &[&product]));
         nodes.push(op("Tanh", &[&product], &[&to]));
         from = to;
     }
     let row = |name: &str| value(name, DType::Fp32, &[-1, 64]);
     model(nodes, vec![row("x")], vec![row("y")], constants)
+}
+
+/// One layer of a [`ladder`] between the tensors `from` and `to`.
+pub fn ladder_between(from: &str, to: &str, seed: u64) -> ModelProto {
+    let nodes = vec![op("MatMul", &[from, "w"], &["p"]), op("Tanh", &["p"], &[to])];
+    let row = |name: &str| value(name, DType::Fp32, &[-1, 64]);
+    model(nodes, vec![row(from)], vec![row(to)], vec![weights("w", &[64, 64], seed)])
 }
 
 /// `x` FP32 [n,512] through `layers` products to `y`, each of 0.5 MFLOP a row: takes as long as there are rows.

@@ -1,0 +1,101 @@
+//! The artifacts that a dispatcher can ship: those in the folder that it was given, and those that were sent to it since.
+
+use super::nodes::NodeClient;
+use crate::artifact::Digest;
+use crate::node::Store;
+use crate::pipeline::Pipeline;
+use anyhow::{Context as _, Result, anyhow};
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+#[derive(Debug)]
+pub struct Artifacts {
+    /// Where `build-stages` left them.
+    files: Mutex<BTreeMap<Digest, PathBuf>>,
+    store: Arc<Store>,
+    /// Removed at the end, where nobody named a folder to keep.
+    _folder: Option<Scratch>,
+}
+
+/// A folder that goes with its owner.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Artifacts {
+    /// Keeps what is sent under `state_dir`, at most `limit` bytes of it; without one, until the end of this process.
+    pub fn open(state_dir: Option<&Path>, limit: u64) -> Result<Self> {
+        let (folder, scratch) = match state_dir {
+            Some(folder) => (folder.to_owned(), None),
+            None => {
+                let number = getrandom::u64().map_err(|error| anyhow!("the system has no randomness: {error}"))?;
+                let folder = std::env::temp_dir().join(format!("defer-host-dispatch-{number:016x}"));
+                (folder.clone(), Some(Scratch(folder)))
+            }
+        };
+        let store = Arc::new(Store::open(&folder, limit)?);
+        Ok(Self { files: Mutex::default(), store, _folder: scratch })
+    }
+
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    fn files(&self) -> MutexGuard<'_, BTreeMap<Digest, PathBuf>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the artifacts of `pipeline` known, which lie in `folder`.
+    pub fn know(&self, pipeline: &Pipeline, folder: &Path) {
+        self.files().extend(pipeline.stages.iter().map(|stage| (stage.digest, folder.join(&stage.file))));
+    }
+
+    /// Where an artifact lies, if anywhere here.
+    pub async fn find(&self, digest: &Digest) -> Option<PathBuf> {
+        let (store, digest) = (Arc::clone(&self.store), *digest);
+        let stored = tokio::task::spawn_blocking(move || store.find(&digest)).await.ok().flatten();
+        stored.or_else(|| self.files().get(&digest).cloned())
+    }
+
+    /// Makes room, but not by what `used` names.
+    pub fn evict(&self, used: &HashSet<Digest>) {
+        if let Err(error) = self.store.evict(used) {
+            tracing::warn!(%error, "cannot clear the dispatcher's artifacts");
+        }
+    }
+
+    /// Fetches from `node` what is not here.
+    pub async fn fetch(&self, node: &NodeClient, digest: &Digest) -> Result<()> {
+        if self.find(digest).await.is_some() {
+            return Ok(());
+        }
+        let mut body = axum::body::Body::new(node.download(digest).await?);
+        self.store.put(digest, None, &mut body).await.context("cannot keep a copy of the stage")?;
+        Ok(())
+    }
+
+    /// Sends `node` an artifact that it lacks; `sent` is told the bytes of each chunk, and of all.
+    pub async fn ship(
+        &self,
+        node: &NodeClient,
+        digest: &Digest,
+        sent: impl Fn(u64, u64) + Send + Sync + 'static,
+    ) -> Result<()> {
+        if node.has_artifact(digest).await? {
+            return Ok(());
+        }
+        let path = self.find(digest).await;
+        let path = path.with_context(|| format!("artifact {digest} is neither on the node nor here; deploy again"))?;
+        let total = tokio::fs::metadata(&path)
+            .await
+            .with_context(|| format!("cannot read {}; was the pipeline moved?", path.display()))?
+            .len();
+        node.upload(digest, &path, move |bytes| sent(bytes, total)).await
+    }
+}

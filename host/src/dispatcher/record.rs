@@ -1,0 +1,111 @@
+//! What a dispatcher writes down under `--state-dir`, so that its next life goes on where this one ended.
+//!
+//! The one moment in which a new generation counts is when the file that names it as the active one is synced and
+//! renamed into place. One that was prepared and is not in the file was never used, and is dropped.
+
+use super::deploy::Deployment;
+use crate::artifact::Digest;
+use crate::pipeline::Pipeline;
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const FORMAT: u32 = 1;
+/// Earlier lives whose generations may still be on some node.
+const LIVES: usize = 16;
+
+/// A dispatcher's record; without a folder it is kept in memory alone.
+#[derive(Debug)]
+pub struct Record {
+    path: Option<PathBuf>,
+    noted: Mutex<Noted>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Noted {
+    format: u32,
+    /// Of this life and those before, latest last.
+    incarnations: Vec<u64>,
+    active: Option<Active>,
+}
+
+/// The generation that is active.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Active {
+    pub generation: u64,
+    pub pipeline: Pipeline,
+    /// The node of each stage.
+    pub nodes: Vec<String>,
+    /// What `--pipeline` named when this was first deployed: a dispatcher that is started with another one is meant to
+    /// deploy that.
+    pub given: Vec<Digest>,
+}
+
+impl Record {
+    /// Opens the record in `folder`, where there is one.
+    pub fn open(folder: Option<&Path>) -> Result<Self> {
+        let Some(folder) = folder else { return Ok(Self { path: None, noted: Mutex::default() }) };
+        let path = folder.join("dispatcher.json");
+        let noted = match fs::read(&path) {
+            Ok(json) => serde_json::from_slice(&json)
+                .with_context(|| format!("{} is damaged; remove it to deploy anew", path.display()))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Noted::default(),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        if !noted.incarnations.is_empty() && noted.format != FORMAT {
+            anyhow::bail!("{} has format {}, this version reads {FORMAT}", path.display(), noted.format);
+        }
+        Ok(Self { path: Some(path), noted: Mutex::new(noted) })
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a life; gives the incarnations of those before.
+    pub fn begin(&self, incarnation: u64) -> Result<Vec<u64>> {
+        let mut noted = self.noted();
+        let before = noted.incarnations.clone();
+        noted.format = FORMAT;
+        noted.incarnations.push(incarnation);
+        let excess = noted.incarnations.len().saturating_sub(LIVES);
+        noted.incarnations.drain(..excess);
+        self.write(&noted)?;
+        Ok(before)
+    }
+
+    pub fn active(&self) -> Option<Active> {
+        self.noted().active.clone()
+    }
+
+    /// Makes `deployment` the active one. It is, once this returns; where it fails, nothing has changed.
+    pub fn activate(&self, deployment: &Deployment, given: &[Digest]) -> Result<()> {
+        let active = Active {
+            generation: deployment.generation,
+            pipeline: Pipeline::clone(&deployment.pipeline),
+            nodes: deployment.stages.iter().map(|stage| stage.node.url().to_string()).collect(),
+            given: given.to_vec(),
+        };
+        let mut noted = self.noted();
+        let next = Noted { active: Some(active), ..noted.clone() };
+        self.write(&next)?;
+        *noted = next;
+        Ok(())
+    }
+
+    fn write(&self, noted: &Noted) -> Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let part = path.with_extension("part");
+        let write = || -> io::Result<()> {
+            let mut file = fs::File::create(&part)?;
+            file.write_all(&serde_json::to_vec(noted)?)?;
+            file.sync_all()?;
+            fs::rename(&part, path)?;
+            path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+}

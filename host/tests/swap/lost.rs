@@ -1,0 +1,111 @@
+//! Nodes that are killed, freeze, and come back.
+
+use crate::stages::settled;
+use crate::support::chain::{Chain, Node};
+use crate::support::{folder, poll};
+use crate::traffic::Versions;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+fn signal(node: &Node, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(node.process.pid()).unwrap()).unwrap(), signal).unwrap();
+}
+
+fn nodes(name: &str, count: usize, serve: &[&str]) -> Vec<Node> {
+    let folder = folder(&format!("lost-{name}"));
+    (0..count).map(|index| Node::start(&folder, &format!("n{index}"), serve)).collect()
+}
+
+/// The nodes of the active generation, stage by stage.
+fn homes(chain: &Chain) -> Vec<String> {
+    let admin = chain.admin();
+    let stages = admin["generations"][0]["stages"].as_array().unwrap().clone();
+    stages.iter().map(|stage| stage["node"].as_str().unwrap().to_owned()).collect()
+}
+
+fn is_up(chain: &Chain, name: &str) -> bool {
+    let admin = chain.admin();
+    let nodes: Vec<Value> = admin["nodes"].as_array().unwrap().clone();
+    nodes.iter().any(|node| node["name"] == name && node["up"] == json!(true))
+}
+
+#[test]
+fn fault_after_fault_is_survived_as_long_as_one_node_is_spare() {
+    let versions = Versions::of("spare", &[[1, 2, 3]]);
+    let mut chain = Chain::over(nodes("spare", 4, &[]), &versions.0[0], &[]);
+    let traffic = versions.traffic(&chain.door, 4);
+    let digests: Vec<String> = versions.0[0].pipeline.stages.iter().map(|stage| stage.digest.to_string()).collect();
+    poll("every stage on the spare", || digests.iter().all(|digest| chain.nodes[3].has_artifact(digest)).then_some(()));
+    // The middle, killed; the last, frozen; the first, killed. Each comes back and takes over from the next.
+    let mut spare = "n3".to_owned();
+    for (victim, freeze) in [(1, false), (2, true), (0, false), (1, true)] {
+        let before = homes(&chain);
+        let stage = victim % 3;
+        let name = before[stage].clone();
+        let at = chain.nodes.iter().position(|node| node.name == name).unwrap();
+        match freeze {
+            true => signal(&chain.nodes[at], Signal::STOP),
+            false => chain.nodes[at].process.kill(),
+        }
+        poll("another home for its stage", || (homes(&chain)[stage] == spare).then_some(()));
+        traffic.goes_on(&format!("the loss of {name}"));
+        // What wakes up is of no generation that counts, and spare.
+        match freeze {
+            true => signal(&chain.nodes[at], Signal::CONT),
+            false => chain.nodes[at].start_again(),
+        }
+        poll("its return", || is_up(&chain, &name).then_some(()));
+        poll("its stages' end", || chain.nodes[at].stages().is_empty().then_some(()));
+        spare = name;
+    }
+    assert_eq!(chain.tag().0, 5);
+    let admin = chain.admin();
+    assert_eq!(admin["counters"]["failed"], 0, "{admin}");
+    traffic.end();
+}
+
+#[test]
+fn without_a_spare_a_stage_moves_in_with_another_and_out_again() {
+    let versions = Versions::of("replanned", &[[1, 2, 3]]);
+    let mut chain = Chain::over(nodes("replanned", 3, &[]), &versions.0[0], &["--replan-after", "1"]);
+    let traffic = versions.traffic(&chain.door, 3);
+    chain.nodes[1].process.kill();
+    poll("two stages on one node", || {
+        let homes = homes(&chain);
+        (homes.iter().all(|home| home != "n1")).then_some(())
+    });
+    traffic.goes_on("moving in");
+    chain.nodes[1].start_again();
+    poll("a node for each stage again", || {
+        let mut homes = homes(&chain);
+        homes.sort();
+        homes.dedup();
+        (homes.len() == 3).then_some(())
+    });
+    traffic.goes_on("moving out");
+    settled(&chain.nodes);
+    let admin = chain.admin();
+    assert_eq!(admin["counters"]["failed"], 0, "{admin}");
+    traffic.end();
+}
+
+#[test]
+fn without_room_requests_fail_fast_and_name_the_stage_until_its_node_is_back() {
+    let versions = Versions::cut("no-room", &[(&[1, 2], &["t1"])]);
+    let staged = &versions.0[0];
+    let mut chain = Chain::over(nodes("no-room", 2, &[]), staged, &["--replan-after", "600"]);
+    let inputs = staged.inputs(1, 2);
+    assert!(chain.infer(&inputs).is_ok());
+    chain.nodes[1].process.kill();
+    let refusal = poll("a refusal", || match chain.door.try_infer(&inputs, &json!({"timeout": 2_000_000})) {
+        Some(Err(refusal)) if refusal.error.contains("stage 1 of pipeline \"no-room\": its node \"n1\"") => {
+            Some(refusal)
+        }
+        _ => None,
+    });
+    assert_eq!(refusal.status, 503);
+    assert!(refusal.retry_after.is_some());
+    chain.nodes[1].start_again();
+    chain.infer_in_time(&inputs);
+    assert_eq!(chain.tag().0, 1, "it came back with its stage");
+}

@@ -1,0 +1,10 @@
+//! Generations that change while traffic flows: nothing is lost, nothing is wrong, nothing is mixed.
+#![allow(clippy::unwrap_used)] // tests, and functions that only tests call
+
+mod bad;
+mod lost;
+mod stages;
+#[path = "../support/mod.rs"]
+mod support;
+mod takeover;
+mod traffic;

@@ -1,0 +1,73 @@
+//! A dispatcher that dies, and its next life.
+
+use crate::stages::{settled, swap};
+use crate::support::chain::Chain;
+use crate::support::networks::assert_same;
+use crate::support::{folder, poll};
+use crate::traffic::Versions;
+use serde_json::{Value, json};
+
+#[test]
+fn the_next_life_of_a_dispatcher_goes_on_with_what_its_nodes_run() {
+    let versions = Versions::of("lives", &[[1, 2, 3], [1, 12, 3]]);
+    let staged = &versions.0[0];
+    let state = folder("lives-dispatcher");
+    let flags = ["--state-dir", state.to_str().unwrap()];
+    let mut chain = Chain::start_with("lives", staged, &[], &flags);
+    let inputs = staged.inputs(1, 2);
+    assert!(swap(&chain.nodes[1], staged.name(), 1, versions.0[1].artifact(1)).status.is_success());
+    let want = versions.0[1].whole(&inputs);
+    assert_same(&chain.infer(&inputs).unwrap(), &want, "the first life");
+    let loaded = |chain: &Chain| -> Vec<(Value, Value)> {
+        let slots = chain.nodes.iter().flat_map(|node| node.stages());
+        slots.map(|slot| (slot["digest"].clone(), slot["loaded_ms"].clone())).collect()
+    };
+    settled(&chain.nodes);
+    let before = loaded(&chain);
+    for life in 2..4 {
+        let incarnation = chain.tag().1;
+        chain.dispatcher.kill();
+        let nodes = std::mem::take(&mut chain.nodes);
+        chain = Chain::over(nodes, staged, &flags);
+        let said = chain.dispatcher.stderr_tail();
+        assert!(said.contains("going on where the last life") && !said.contains("waiting for the lease"), "{said}");
+        assert_ne!(chain.tag().1, incarnation);
+        assert_same(&chain.infer(&inputs).unwrap(), &want, &format!("life {life}"));
+        settled(&chain.nodes);
+        // Loading takes a time of its own to the microsecond: nothing was loaded anew.
+        assert_eq!(loaded(&chain), before, "life {life}");
+    }
+    // Another pipeline than what it was given then is meant to be deployed.
+    chain.dispatcher.kill();
+    let mut nodes = std::mem::take(&mut chain.nodes);
+    // One more thing can happen meanwhile: a node that is started again too.
+    nodes[2].process.kill();
+    nodes[2].start_again();
+    let chain = Chain::over(nodes, &versions.0[1], &flags);
+    assert_same(&chain.infer(&inputs).unwrap(), &want, "the other pipeline");
+}
+
+#[test]
+fn what_was_prepared_and_not_committed_is_dropped_by_the_next_life() {
+    let versions = Versions::cut("uncommitted", &[(&[1, 2], &["t1"])]);
+    let staged = &versions.0[0];
+    let state = folder("uncommitted-dispatcher");
+    let flags = ["--state-dir", state.to_str().unwrap()];
+    let mut chain = Chain::start_with("uncommitted", staged, &[], &flags);
+    // As a dispatcher would have left it that died between the phases.
+    let (generation, incarnation) = chain.tag();
+    for (index, node) in chain.nodes.iter().enumerate() {
+        let next = if index == 0 { json!([{"relay": chain.nodes[1].relay(), "stage": 1}]) } else { json!([]) };
+        let digest = staged.pipeline.stages[index].digest.to_string();
+        let body = json!({
+            "dispatcher": {"name": "late", "incarnation": incarnation},
+            "lease_ms": 15_000,
+            "stages": [{"index": index, "artifact": digest, "next": next, "codec": "raw"}],
+        });
+        assert!(node.prepare(staged.name(), generation + 1, &body).status.is_success());
+    }
+    chain.dispatcher.kill();
+    let chain = Chain::over(std::mem::take(&mut chain.nodes), staged, &flags);
+    poll("only the next life's", || (settled(&chain.nodes) == generation + 2).then_some(()));
+    assert!(chain.infer(&staged.inputs(1, 2)).is_ok());
+}
