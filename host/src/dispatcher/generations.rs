@@ -136,10 +136,6 @@ impl Generations {
         })
     }
 
-    pub fn record(&self) -> &Record {
-        &self.record
-    }
-
     fn ingress(&self) -> RwLockReadGuard<'_, Ingress> {
         self.ingress.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -264,15 +260,6 @@ impl Generations {
         Ok(first)
     }
 
-    /// Sends a share of the requests to a prepared generation.
-    pub fn try_out(&self, next: &Arc<Running>, tentative: Tentative, share: f64) {
-        tentative.keep();
-        let mut ingress = self.ingress.write().unwrap_or_else(PoisonError::into_inner);
-        self.place.ledger.open(next.number());
-        ingress.canary = Some(Canary { running: Arc::clone(next), share });
-        tracing::info!(generation = next.number(), share, "on trial");
-    }
-
     /// Ends the trial; what is in the canary finishes there.
     pub fn abort(self: &Arc<Self>, before: Before) -> Option<Arc<Running>> {
         let mut ingress = self.ingress.write().unwrap_or_else(PoisonError::into_inner);
@@ -283,18 +270,6 @@ impl Generations {
         tracing::info!(generation = running.number(), "trial aborted");
         tokio::spawn(Arc::clone(self).retire(Arc::clone(&running), before));
         Some(running)
-    }
-
-    /// Takes the active generation away, before another one is there: requests are refused meanwhile.
-    pub async fn stop_active(self: &Arc<Self>) {
-        let stopped = {
-            let mut ingress = self.ingress.write().unwrap_or_else(PoisonError::into_inner);
-            let Some(running) = ingress.active.take() else { return };
-            self.place.ledger.shut(running.number());
-            self.retiring().push(Arc::clone(&running));
-            running
-        };
-        Arc::clone(self).retire(stopped, Before::Finishes).await;
     }
 
     async fn retire(self: Arc<Self>, old: Arc<Running>, before: Before) {

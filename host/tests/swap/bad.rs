@@ -5,7 +5,7 @@ use crate::support::chain::{Chain, Node};
 use crate::support::guests::hostile;
 use crate::support::hostile::Parts;
 use crate::support::http::Request;
-use crate::support::networks::{Staged, slow, value};
+use crate::support::networks::{Staged, ladder_between, slow, value};
 use crate::support::{folder, hand::assignment, poll};
 use crate::traffic::Versions;
 use defer_host::artifact::{Artifact, Manifest};
@@ -52,6 +52,7 @@ fn a_bad_stage_is_refused_with_the_reason_and_the_old_one_goes_on() {
     let name = staged.name();
     let mut random = Random::new(5);
     let noise: Vec<u8> = (0..5000).map(|_| random.bits() as u8).collect();
+    let good = slice::whole(&Network::new(ladder_between("t1", "t2", 9)).unwrap(), &[]);
     let heavy = Slice { ..slice::whole(&Network::new(slow(1)).unwrap(), &[]) };
     let mut cut_short = versions.0[1].artifact(1);
     cut_short.truncate(cut_short.len() - 5000);
@@ -90,9 +91,9 @@ fn a_bad_stage_is_refused_with_the_reason_and_the_old_one_goes_on() {
         ("another slice", changed(staged, |_| {}), 422, "the slice's inputs are {\"x\"}"),
         (
             "a component that loops",
-            Parts { guest: hostile("loops_at_once"), ..like(staged) }.artifact(),
+            Parts { guest: hostile("loops_at_once"), slice: good.clone(), ..like(staged) }.artifact(),
             422,
-            "the slice's inputs are",
+            "the stage failed its warm-up",
         ),
         ("a warm-up that fails", Parts { slice: out_of_range(), ..like(staged) }.artifact(), 422, "it cannot be run"),
         (

@@ -111,7 +111,7 @@ impl Traffic {
             turns: self.book.turns.load(Ordering::Relaxed),
             longest_gap: *self.book.longest_gap.lock().unwrap(),
         };
-        println!("{seen:?}");
+        println!("{seen:?}, the longest time without an answer {:?}", seen.longest_gap);
         seen
     }
 
