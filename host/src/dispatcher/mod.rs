@@ -162,7 +162,11 @@ impl Dispatcher {
             given: digests,
         };
         let generations = Generations::new(fleet, place, setup, record);
-        let (pipeline, nodes) = first(&generations, given, before.map(|before| Active { pipeline: config.rounding.of(before.pipeline), ..before }))?;
+        let (pipeline, nodes) = first(
+            &generations,
+            given,
+            before.map(|before| Active { pipeline: config.rounding.of(before.pipeline), ..before }),
+        )?;
         warn_of_lossy(&pipeline, config.codec);
         start(&generations, &pipeline, &nodes, &progress, shutdown).await?;
         let service = Arc::new(Service::new(Parts {
