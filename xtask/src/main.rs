@@ -1,6 +1,7 @@
 //! `cargo xtask`: sets the machine up, builds, and runs `defer-host` or `defer-lab`. It knows nothing of networks or
 //! engines, so that it compiles in seconds on a machine with nothing but rustup.
 
+mod accuracy;
 mod bench;
 mod build_stages;
 mod demo;
@@ -36,6 +37,7 @@ enum Task {
     Plan(plan::Args),
     Profile(profile::Args),
     Bench(bench::Args),
+    Accuracy(accuracy::Args),
     Models(models::Args),
 }
 
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Task::Plan(args) => plan::run(&args),
         Task::Profile(args) => profile::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Accuracy(args) => accuracy::run(&args),
         Task::Models(args) => models::run(&args),
     };
     done.unwrap_or_else(|error| {

@@ -1,6 +1,7 @@
 //! The commands as a person meets them: what they print, how they end, and what a node or dispatcher outlives.
 #![allow(clippy::unwrap_used)] // tests, and functions that only tests call
 
+mod accuracy;
 mod clock;
 mod life;
 mod limits;

@@ -1,6 +1,8 @@
 //! `defer-lab`: shows and measures `defer-host` on this machine, with real processes and the real engine. Not shipped.
 
+mod accuracy;
 mod bench;
+mod chain;
 mod cluster;
 mod compare;
 mod demo;
@@ -29,6 +31,7 @@ const LEAVE: Duration = Duration::from_secs(3);
     after_help = "Examples:
   defer-lab demo                        pictures of text, read by a chain of four nodes
   defer-lab demo --model resnet50 --nodes 8
+  defer-lab accuracy                    whether lossy codecs keep to their budget
   defer-lab bench sandbox --json        what the sandbox costs per call
   defer-lab bench engine --model vgg16  engines against ONNX Runtime in Python
 
@@ -42,6 +45,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     Demo(demo::DemoArgs),
+    Accuracy(accuracy::AccuracyArgs),
     /// Runs one benchmark: a table, or one JSON document
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -55,6 +59,7 @@ fn main() -> Result<ExitCode> {
         let task = async {
             match cli.task {
                 Task::Demo(args) => demo::run(args).await,
+                Task::Accuracy(args) => accuracy::run(args).await,
                 Task::Bench(bench::Bench::Chain(args)) => bench::chain::run(args).await,
                 Task::Bench(which) => tokio::task::spawn_blocking(move || bench::run(&which)).await?,
             }

@@ -3,6 +3,7 @@
 use crate::subject::Subject;
 use crate::usage;
 use anyhow::{Context as _, Result, bail};
+use defer_host::accuracy::Budget;
 use defer_host::pipeline::Pipeline;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -21,13 +22,13 @@ impl Drop for Running {
     }
 }
 
-/// Writes `count` stages of `subject`, cut for `engine`, to `folder`; its progress bars appear on this process's stderr.
+/// Writes `count` stages of `subject`, cut for `engine`, with `lossy` codecs within a budget, to `folder`; its progress bars appear on this process's stderr.
 pub async fn build(
     binary: &Path,
     subject: &Subject,
-    count: usize,
-    engine: &str,
+    (count, engine): (usize, &str),
     dims: &[(String, usize)],
+    lossy: Option<Budget>,
     folder: &Path,
 ) -> Result<Pipeline> {
     let started = Instant::now();
@@ -36,6 +37,9 @@ pub async fn build(
     command.args(["--engine", engine, "--out"]).arg(folder);
     for (name, size) in dims {
         command.arg("--dim").arg(format!("{name}={size}"));
+    }
+    if let Some(budget) = lossy {
+        command.args(["--allow-lossy", &budget.to_string()]);
     }
     // Its table is left out: what it expects of the stages is no news beside what is measured soon.
     command.stdin(Stdio::null()).stdout(Stdio::null());

@@ -33,8 +33,17 @@ pub struct Stage {
     pub index: usize,
     pub engine: String,
     pub codec: String,
+    /// Of the latest frame, where the node chooses.
+    pub codec_in_use: Option<String>,
     pub weights_bytes: u64,
     pub counters: Counters,
+}
+
+impl Stage {
+    /// What its output travels by.
+    pub fn codec(&self) -> &str {
+        self.codec_in_use.as_deref().unwrap_or(&self.codec)
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -4,7 +4,7 @@ pub mod alone;
 pub mod chain;
 mod codec;
 mod engine;
-mod machine;
+pub mod machine;
 mod memory;
 mod sandbox;
 
@@ -40,8 +40,8 @@ pub fn run(which: &Bench) -> Result<()> {
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Document<R> {
-    bench: &'static str,
-    machine: machine::Machine,
-    rows: Vec<R>,
+pub struct Document<R> {
+    pub bench: &'static str,
+    pub machine: machine::Machine,
+    pub rows: Vec<R>,
 }

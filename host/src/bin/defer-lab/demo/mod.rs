@@ -1,15 +1,14 @@
 //! `defer-lab demo`: a network, cut into stages, run by a chain of node processes, and compared with itself uncut.
 
-mod chain;
 mod report;
 mod whole;
 
+use crate::chain::Chain;
 use crate::folder::Folder;
 use crate::step::Step;
 use crate::subject::{self, Subject};
 use crate::{cluster, stages, stats};
 use anyhow::{Result, bail};
-use chain::Chain;
 use clap::Args;
 use defer_host::client::{self, InferArgs, Load};
 use defer_partition::dims::parse_dim;
@@ -53,11 +52,12 @@ pub async fn run(args: DemoArgs) -> Result<()> {
     let subject = subject::find(args.model.clone(), args.dims.clone()).await?;
     let folder = Folder::new("demo")?;
     eprintln!("everything that follows is in {}, which is removed at the end", folder.path().display());
-    let pipeline = stages::build(&binary, &subject, count, "auto", &args.dims, &folder.path().join("stages")).await?;
-    let chain = Chain::start(&binary, &folder, count, (cores / count).max(1)).await;
+    let pipeline =
+        stages::build(&binary, &subject, (count, "auto"), &args.dims, None, &folder.path().join("stages")).await?;
+    let chain = Chain::start(&binary, folder.path(), count, (cores / count).max(1)).await;
     // Declared after the folder: stopped before its files go.
     let mut chain = chain?;
-    chain.deploy(&binary, &folder.path().join("stages")).await?;
+    chain.deploy(&binary, &folder.path().join("stages"), &[]).await?;
 
     let load = send(&args, &subject, &mut chain).await?;
     let stages = stats::collect(&chain.node_urls(), &pipeline.name).await?;

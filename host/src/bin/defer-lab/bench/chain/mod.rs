@@ -4,6 +4,7 @@
 //! benchmark itself inside the bed's hub.
 
 mod bed;
+mod chains;
 mod group;
 mod measure;
 mod peers;
@@ -18,10 +19,13 @@ use crate::folder::Folder;
 use crate::{cluster, subject, usage};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use defer_host::relay::CodecChoice;
+use defer_host::accuracy::Budget;
+use defer_host::relay::{Codec, CodecChoice};
 use rustix::process::Signal;
+use std::fmt;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::str::FromStr;
 use std::time::Duration;
 use systems::Bench;
 
@@ -37,6 +41,54 @@ impl Engine {
         match self {
             Self::Onnxruntime => "onnxruntime",
             Self::Tract => "tract",
+        }
+    }
+}
+
+/// What the hops of a chain are told of codecs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Codecs {
+    Fixed(Codec),
+    /// Nodes choose among lossless ones.
+    Auto,
+    /// Nodes choose, also among the lossy ones that the pipeline allows.
+    AutoLossy,
+}
+
+const AUTO_LOSSY: &str = "auto+lossy";
+
+impl Codecs {
+    /// The flags of `dispatch`.
+    fn flags(self) -> Vec<String> {
+        let codec = |codec: CodecChoice| vec!["--codec".to_owned(), codec.to_string()];
+        match self {
+            Self::Fixed(fixed) => codec(CodecChoice::Fixed(fixed)),
+            Self::Auto => [codec(CodecChoice::Auto), vec!["--lossless".to_owned()]].concat(),
+            Self::AutoLossy => codec(CodecChoice::Auto),
+        }
+    }
+}
+
+impl fmt::Display for Codecs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(codec) => codec.fmt(f),
+            Self::Auto => CodecChoice::Auto.fmt(f),
+            Self::AutoLossy => f.write_str(AUTO_LOSSY),
+        }
+    }
+}
+
+impl FromStr for Codecs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            AUTO_LOSSY => Ok(Self::AutoLossy),
+            other => match other.parse::<CodecChoice>().map_err(|error| format!("{error}; also {AUTO_LOSSY}"))? {
+                CodecChoice::Fixed(codec) => Ok(Self::Fixed(codec)),
+                CodecChoice::Auto => Ok(Self::Auto),
+            },
         }
     }
 }
@@ -77,9 +129,13 @@ pub struct ChainArgs {
     /// Memory of a node in MiB, page cache included
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u64).range(32..))]
     memory_mb: Option<u64>,
-    /// Codecs of all hops, as `dispatch --codec` takes them
-    #[arg(long, default_value = "raw,auto", value_name = "C,…", value_delimiter = ',')]
-    codec: Vec<CodecChoice>,
+    /// Codecs of all hops: as `dispatch --codec` takes them, auto being lossless here; auto+lossy also uses lossy ones within
+    /// the budget of --allow-lossy
+    #[arg(long, default_value = "raw,auto,auto+lossy", value_name = "C,…", value_delimiter = ',')]
+    codec: Vec<Codecs>,
+    /// What lossy codecs may do to the answers, as build-stages takes it
+    #[arg(long, default_value = "max-relative-error=0.01", value_name = "BUDGET")]
+    allow_lossy: Budget,
     /// Inference engines
     #[arg(long, default_value = "onnxruntime,tract", value_name = "E,…", value_delimiter = ',')]
     engine: Vec<Engine>,

@@ -75,6 +75,8 @@ pub struct StageTime {
     pub compute_ms: f64,
     pub encode_ms: f64,
     pub bytes_out: f64,
+    /// Of what left it last.
+    pub codec: String,
 }
 
 /// The rows, for a person.

@@ -1,9 +1,8 @@
-//! The demo's processes: nodes, and the dispatcher before them.
+//! A chain of processes: nodes, and the dispatcher before them.
 
 use crate::cluster::{
     DISPATCHER_PORTS, DISPATCHER_UP, NODE_PORTS, NODE_UP, NodeOptions, Process, spawn_dispatcher, spawn_node,
 };
-use crate::folder::Folder;
 use crate::step::Step;
 use anyhow::{Result, bail};
 use std::path::Path;
@@ -19,13 +18,13 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Starts `count` nodes, all at once, with `threads` threads each.
-    pub async fn start(binary: &Path, folder: &Folder, count: usize, threads: usize) -> Result<Self> {
+    /// Starts `count` nodes, all at once, with `threads` threads each and their state under `folder`.
+    pub async fn start(binary: &Path, folder: &Path, count: usize, threads: usize) -> Result<Self> {
         let step = Step::bar("starting nodes", count as u64);
         let mut chain = Self { dispatcher: None, nodes: Vec::with_capacity(count) };
         for index in 0..count {
             let name = format!("node-{index}");
-            let state_dir = folder.path().join(&name);
+            let state_dir = folder.join(&name);
             let extra_args = vec!["--threads".into(), threads.to_string().into()];
             chain.nodes.push(spawn_node(binary, &NodeOptions { name, state_dir, extra_args })?);
         }
@@ -37,12 +36,14 @@ impl Chain {
         Ok(chain)
     }
 
-    /// Starts the dispatcher, which ships the stages of the pipeline in `stages` to the nodes.
-    pub async fn deploy(&mut self, binary: &Path, stages: &Path) -> Result<()> {
+    /// Starts the dispatcher, which ships the stages of the pipeline in `stages` to the nodes; one that runs is stopped before.
+    pub async fn deploy(&mut self, binary: &Path, stages: &Path, flags: &[&str]) -> Result<()> {
+        if let Some(mut before) = self.dispatcher.take() {
+            tokio::task::spawn_blocking(move || before.terminate()).await?;
+        }
         let step = Step::spinner("shipping the stages");
         let nodes: Vec<&Process> = self.nodes.iter().collect();
-        let none: [&str; 0] = [];
-        let dispatcher = self.dispatcher.insert(spawn_dispatcher(binary, stages, &nodes, &none)?);
+        let dispatcher = self.dispatcher.insert(spawn_dispatcher(binary, stages, &nodes, flags)?);
         let deployed = listening(dispatcher, &DISPATCHER_PORTS, DISPATCHER_UP).await;
         if let Err(error) = deployed {
             bail!("{error:#}{}", self.last_words());
