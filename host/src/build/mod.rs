@@ -2,6 +2,7 @@
 //!
 //! Everything that is measured is measured on the engine that will run the stages, with the network's own activations.
 
+mod activations;
 mod args;
 mod bars;
 mod batch;
@@ -19,6 +20,7 @@ mod scratch;
 mod shapes;
 mod write;
 
+pub use activations::{Activations, activations};
 pub use args::{BuildArgs, BuildOptions};
 pub use bars::{Bars, Details};
 pub use calibrate::{Found, HopAccuracy};

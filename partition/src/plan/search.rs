@@ -55,7 +55,7 @@ impl<'a> Orders<'a> {
         self.by_bytes.up_to(|bytes| bytes * hop.ms_per_byte <= self.limit)
     }
 
-    /// The work that is left at best, 0 if the end is reached: how good `order` is within `limit`.
+    /// What is left at best, 0 if the end is reached: how good `order` is within `limit`.
     fn sweep(&mut self, order: &Order, limit: f64) -> f64 {
         if limit != self.limit {
             self.limit = limit;
@@ -90,7 +90,16 @@ impl<'a> Orders<'a> {
             self.after.push(row);
         }
         let furthest = self.after.iter().filter_map(|row| bits::highest(row)).max().unwrap_or(0);
-        self.model.rest[furthest]
+        if furthest == self.model.end() { 0.0 } else { self.left(furthest) }
+    }
+
+    /// How much is left behind `point`, which is not the end: work, or points where there is none.
+    fn left(&self, point: usize) -> f64 {
+        let points = (self.model.end() - point) as f64;
+        match self.model.rest[0] {
+            0.0 => points,
+            all => self.model.rest[point] + all * 1e-6 * points,
+        }
     }
 
     /// The plan of the order that was looked at last, which reaches the end.
@@ -170,7 +179,7 @@ impl<'a> Orders<'a> {
             let limit = (best - (best - bound) * step).min(best * (1.0 - 1e-9));
             let mut score = self.sweep(&order, limit);
             let budget = self.effort + (most - self.effort).min(most / 12);
-            let mut heat = 0.02 * self.model.rest[0].min(1e300);
+            let mut heat = 0.02 * self.left(0);
             while score > 0.0 && self.effort < budget && !stop() {
                 let next = changed(&order, self.max, shared, random);
                 let new = self.sweep(&next, limit);

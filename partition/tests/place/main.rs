@@ -485,3 +485,32 @@ fn the_same_seed_gives_the_same_plan() {
     };
     assert_eq!(plan(7), plan(7));
 }
+
+#[test]
+fn equal_nodes_on_unequal_links_have_good_plans_where_only_transfers_count() {
+    for (nodes, atoms) in [(5, 60), (12, 60), (20, 60), (50, 60)] {
+        let (mut profile, mut cluster) = large(atoms, 1, nodes, 1);
+        profile.atoms.iter_mut().for_each(|atom| (atom.compute_ms, atom.activation_peak_bytes) = (0.0, 0));
+        profile.cuts.iter_mut().for_each(|cut| cut.boundary_ms = 0.0);
+        cluster.dispatcher = None;
+        let whole = memory(&profile, 0, atoms - 1);
+        let share = [2, 3, 4][nodes % 3];
+        cluster.nodes.iter_mut().for_each(|node| (node.speed, node.memory_bytes) = (1.0, whole / share + 1_000_000));
+        let options = Options { budget: Duration::from_secs(2), ..Options::default() };
+        let started = std::time::Instant::now();
+        let plan = place(&profile, &cluster, &options).unwrap();
+        println!(
+            "{nodes} nodes: {} ms, bound {}, {} stages, {:?}",
+            plan.bottleneck_ms,
+            plan.lower_bound_ms,
+            plan.stages.len(),
+            started.elapsed()
+        );
+        check(&profile, &cluster, &plan, &format!("{nodes} nodes"));
+        // Nothing is less than the least transfer over the fastest link.
+        let fastest = cluster.link.pairs.iter().filter_map(|pair| pair.bandwidth_bps).fold(0.0, f64::max);
+        let least = profile.cuts.iter().map(|cut| cut.codecs[0].bytes).min().unwrap() as f64 * 8e3 / fastest;
+        assert!(plan.bottleneck_ms >= least && plan.stages.len() > 1);
+        assert!(plan.lower_bound_ms >= plan.bottleneck_ms * 0.9, "{nodes} nodes: {plan:?}");
+    }
+}

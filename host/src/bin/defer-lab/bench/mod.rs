@@ -6,6 +6,7 @@ mod codec;
 mod engine;
 pub mod machine;
 mod memory;
+mod plan;
 mod sandbox;
 
 use anyhow::Result;
@@ -20,6 +21,7 @@ pub enum Bench {
     Engine(engine::EngineArgs),
     Codec(codec::CodecArgs),
     Memory(memory::MemoryArgs),
+    Plan(plan::PlanArgs),
     /// What `chain` compares with: one engine in a loop
     #[command(hide = true)]
     Alone(alone::AloneArgs),
@@ -35,6 +37,7 @@ pub fn run(which: &Bench) -> Result<()> {
         Bench::Engine(args) => engine::run(args),
         Bench::Codec(args) => codec::run(args),
         Bench::Memory(args) => memory::run(args),
+        Bench::Plan(args) => plan::run(args),
     }
 }
 
