@@ -23,6 +23,7 @@ mod quickest;
 mod route;
 mod rows;
 mod search;
+mod swift;
 
 pub use error::NoPlan;
 pub use min_max::{Costs, EQUALLY_FAST, Plan, PlanError, min_max};

@@ -9,6 +9,7 @@ use super::paths::{Depth, Outcome, Paths};
 use super::placement::{Alternative, Kind, Placement, throughput};
 use super::route::{Cost, Leg, Route, dispatcher};
 use super::search::{Order, Orders, Start};
+use super::swift::{self, Nodes, swift};
 use crate::cluster::Cluster;
 use crate::profile::Profile;
 use crate::testing::Random;
@@ -60,8 +61,8 @@ impl Default for Options {
     }
 }
 
-/// Steps of effort that count as a second of the budget: about a third of what one core does (AMD EPYC, 2026).
-const EFFORT: f64 = 6e7;
+/// Steps of effort that count as a second of the budget: a third of what one core does (AMD EPYC, 2026).
+const EFFORT: f64 = 2e8;
 
 /// Nodes up to which plans without replicas are always proved the best.
 pub const EXACT_NODES: usize = 8;
@@ -304,9 +305,9 @@ impl Planner<'_> {
 
     /// A chain over more unequal nodes than can all be looked at: bounds, a search in depth, and changes of the order.
     fn many(&self, mut found: Found) -> Found {
-        let deadline = if self.shares() { 0.5 } else { 0.9 };
-        let late = || self.past(deadline);
-        let (most, count) = (self.effort(), self.machines.count());
+        let share = if self.shares() { 0.5 } else { 0.9 };
+        let late = || self.past(share);
+        let (most, count) = ((self.effort() as f64 * share) as u64, self.machines.count());
         let mut orders = Orders::new(self.model, self.machines, self.max_stages());
         for order in self.first_orders(&found.route) {
             if let Some((value, route)) = orders.best_of(&order, found.bound, found.value) {
@@ -321,7 +322,7 @@ impl Planner<'_> {
         let mut effort = 0;
         self.bound(&paths, &mut found, &mut effort, &late);
         self.note("what nodes used twice could do", &found);
-        self.deepen(&paths, &mut found, &mut effort, &late);
+        let provable = self.deepen(&paths, &mut found, &mut effort, &late);
         self.note("search in depth", &found);
 
         let order = order_of(&found.route, count);
@@ -334,7 +335,7 @@ impl Planner<'_> {
         self.note("changes of the order", &found);
         // Is it the best already?
         let mut effort = 0;
-        while found.value > found.bound * (1.0 + ROUNDING) && !late() {
+        while provable && found.value > found.bound * (1.0 + ROUNDING) && !late() {
             match paths.within(found.value * (1.0 - 1e-12), &mut effort, most / 8, Depth::Full) {
                 Outcome::Found(route) => (found.value, found.route) = (self.bottleneck(&route), route),
                 Outcome::Impossible => found.bound = found.value,
@@ -369,7 +370,8 @@ impl Planner<'_> {
     }
 
     /// Looks in depth for chains between the bound and what is known, as long as that is found or refuted soon.
-    fn deepen(&self, paths: &Paths<'_>, found: &mut Found, effort: &mut u64, late: &dyn Fn() -> bool) {
+    /// `false` where that is hopeless.
+    fn deepen(&self, paths: &Paths<'_>, found: &mut Found, effort: &mut u64, late: &dyn Fn() -> bool) -> bool {
         // Whether there is something between the bound and this is not known.
         let mut open = found.bound;
         let mut tries = 4;
@@ -385,6 +387,7 @@ impl Planner<'_> {
                 Outcome::OutOfEffort => (open, tries) = (limit, tries - 1),
             }
         }
+        tries > 0
     }
 
     /// Orders that are worth a look: what is known, fastest first and last, and along the fastest links.
@@ -464,6 +467,26 @@ impl Planner<'_> {
             }
             found.bound = found.value;
             return found;
+        }
+        if self.machines.count() > swift::NODES {
+            return found;
+        }
+        // A label that has come sooner with more stages may not go on: no bound can be had where their number counts.
+        let soonest = |best: f64, nodes| {
+            let most = if nodes == Nodes::Once { self.max_stages() } else { usize::MAX };
+            swift(self.model, self.machines, most, best, nodes)
+        };
+        // Nothing sooner even if nodes could come twice: what is known is the best.
+        let (bound, sooner) = match soonest(found.value - ways, Nodes::Again) {
+            Some((ms, _)) => (ways + ms, true),
+            None => (found.value, false),
+        };
+        found.bound = found.bound.max(bound.min(found.value));
+        if let Some((_, route)) = sooner.then(|| soonest(found.value - ways, Nodes::Once)).flatten()
+            && latency(&route) < found.value
+        {
+            found.value = latency(&route);
+            found.route = route;
         }
         found
     }

@@ -114,20 +114,11 @@ impl<'a> Orders<'a> {
             let came = |before: usize, from: usize, this: &Self| {
                 bits::has(&after[before], from) && bits::has(this.crossable(&order[before], &order[index]), from)
             };
-            let group = self.machines.group(&order[index]);
-            let starts: Vec<usize> = (0..to)
-                .filter(|from| self.model.next[*from] <= to)
-                .filter(|from| {
-                    let mut fits = false;
-                    let most = self.limit * group.speed * (1.0 + 1e-12);
-                    let work = self.model.work(*from, to).total();
-                    if work <= most && work / group.speed <= self.limit {
-                        let (_, need) = self.model.memory(self.model.points[*from].at, self.model.points[to].at);
-                        fits = need <= group.memory;
-                    }
-                    fits
-                })
-                .collect();
+            let Group { speed, memory, .. } = self.machines.group(&order[index]);
+            let rows = self.rows.get_mut(&(speed.to_bits(), memory)).expect("the order was looked at with them");
+            let (model, effort) = (self.model, &mut self.effort);
+            let mut leads = |from: &usize| model.next[*from] <= to && rows.has(model, *from, to, effort);
+            let starts: Vec<usize> = (0..to).filter(|from| leads(from)).collect();
             let found = starts.into_iter().find_map(|from| match from {
                 0 => Some((0, None)),
                 _ => (0..index).find(|before| came(*before, from, self)).map(|before| (from, Some(before))),
@@ -146,16 +137,20 @@ impl<'a> Orders<'a> {
     /// The best plan of `order` to within a hundredth, if it is better than `best`; never one below `bound`.
     pub fn best_of(&mut self, order: &Order, bound: f64, best: f64) -> Option<(f64, Route)> {
         let (mut low, mut high, mut found) = (bound, best, None);
+        // From below at first: close limits are quick to look at, and most orders are no better than what is known.
+        let mut limit = bound * 1.1;
         while high - low > 1e-2 * high {
-            // Nearer to what is known at first: most orders are no better.
-            let limit = if found.is_none() { high - (high - low) / 8.0 } else { (low + high) / 2.0 };
-            if self.sweep(order, limit) > 0.0 {
-                found.as_ref()?;
-                low = limit;
-            } else {
+            limit = match found {
+                None => limit.max(low + (high - low) / 64.0).min(high - (high - low) / 8.0),
+                Some(_) => (low + high) / 2.0,
+            };
+            if self.sweep(order, limit) == 0.0 {
                 let route = self.trace();
                 high = route.cost(self.model, self.machines).bottleneck;
                 found = Some((high, route));
+            } else {
+                low = limit;
+                limit *= 1.3;
             }
         }
         found

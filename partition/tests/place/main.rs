@@ -373,6 +373,18 @@ fn large_problems_have_plans_and_small_ones_proofs() {
         );
         check(&profile, &cluster, &plan, &context);
         assert!(plan.lower_bound_ms <= plan.bottleneck_ms);
+        let quick = Options { objective: Objective::Latency, ..options };
+        let started = std::time::Instant::now();
+        let quick = place(&profile, &cluster, &quick).unwrap();
+        println!(
+            "    latency {:.2} ms, bound {:.2}, optimal {}, {:?}",
+            quick.latency_ms,
+            quick.lower_bound_ms,
+            quick.optimal,
+            started.elapsed()
+        );
+        check(&profile, &cluster, &quick, &context);
+        assert!(quick.latency_ms <= plan.latency_ms && quick.lower_bound_ms <= quick.latency_ms, "{context}");
         assert!(plan.optimal || nodes > 8 || replicas == Replicas::Auto, "{context}");
     }
 }
