@@ -128,6 +128,7 @@ impl PlanArgs {
                 Sharing::Auto => Replicas::Auto,
             },
             budget: self.budget_s,
+            deadline: Some(self.budget_s),
             seed: self.seed,
             codecs: (!self.codecs.is_empty()).then(|| self.codecs.clone()),
         }

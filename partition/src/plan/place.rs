@@ -40,9 +40,12 @@ pub struct Options {
     /// At least 1.
     pub max_stages: Option<usize>,
     pub replicas: Replicas,
-    /// How long to look where not all plans can be looked at. It counts as effort, so that it does not change the plan
-    /// on a machine that is at least about as fast as the one that [`EFFORT`] was measured on; a slower one ends early.
+    /// How long to look where not all plans can be looked at. It counts as effort, a third of what one core does in that
+    /// time, so that it gives the same plan on any machine.
     pub budget: Duration,
+    /// When to end by the clock even so, as a machine does that is slow or has other work; then the plan is what was
+    /// found until then. Proofs that are promised are not ended.
+    pub deadline: Option<Duration>,
     pub seed: u64,
     /// Codecs that may be used; without it, all that the profile has.
     pub codecs: Option<Vec<String>>,
@@ -55,6 +58,7 @@ impl Default for Options {
             max_stages: None,
             replicas: Replicas::Off,
             budget: Duration::from_secs(10),
+            deadline: None,
             seed: 1,
             codecs: None,
         }
@@ -62,7 +66,7 @@ impl Default for Options {
 }
 
 /// Steps of effort that count as a second of the budget: a third of what one core does (AMD EPYC, 2026).
-const EFFORT: f64 = 2e8;
+const EFFORT: f64 = 3.3e8;
 
 /// Nodes up to which plans without replicas are always proved the best.
 pub const EXACT_NODES: usize = 8;
@@ -240,9 +244,9 @@ impl Planner<'_> {
         (self.options.budget.as_secs_f64() * EFFORT) as u64
     }
 
-    /// Whether this share of the budget is over by the clock: only on a machine that is slow, or busy.
+    /// Whether this share of the deadline is over.
     fn past(&self, share: f64) -> bool {
-        self.started.elapsed() > self.options.budget.mul_f64(share)
+        self.options.deadline.is_some_and(|deadline| self.started.elapsed() > deadline.mul_f64(share))
     }
 
     /// Whether stages may run on several nodes. Latency gains nothing by that.

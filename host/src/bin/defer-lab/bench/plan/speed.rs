@@ -95,7 +95,7 @@ pub fn measure(
 ) -> Result<Row> {
     let profile = profile(model, activations);
     let cluster = cluster(nodes, activations.atoms.iter().map(|(_, weights)| weights).sum());
-    let options = Options { replicas, budget, ..Options::default() };
+    let options = Options { replicas, budget, deadline: Some(budget), ..Options::default() };
     let started = Instant::now();
     let plan = place(&profile, &cluster, &options).with_context(|| format!("cannot plan {model} on {nodes} nodes"))?;
     let took = started.elapsed();
