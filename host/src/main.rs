@@ -31,6 +31,7 @@ enum Command {
     Dispatch(commands::DispatchArgs),
     Infer(client::InferArgs),
     Swap(commands::SwapArgs),
+    Deploy(commands::DeployArgs),
     Inspect(commands::InspectArgs),
     Models(commands::ModelsArgs),
     Plan(defer_partition::command::PlanArgs),
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Command::Dispatch(args) => run(commands::dispatch(args)),
         Command::Infer(args) => run(client::run(args)),
         Command::Swap(args) => run(commands::swap(args)),
+        Command::Deploy(args) => run(commands::deploy(args)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

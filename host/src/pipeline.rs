@@ -122,9 +122,15 @@ impl Pipeline {
     pub fn read(folder: &Path) -> Result<Self, PipelineError> {
         let path = folder.join(FILE);
         let text = std::fs::read(&path).map_err(|cause| PipelineError::Read { path: path.clone(), cause })?;
+        Self::parse(&text, &path)
+    }
+
+    /// Reads `text`, which came from `path`.
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self, PipelineError> {
+        let path = path.to_owned();
         let malformed = |cause: String| PipelineError::Malformed { path: path.clone(), cause };
         // The format first: another one may differ in everything else.
-        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
+        let value: serde_json::Value = serde_json::from_slice(text).map_err(|error| malformed(error.to_string()))?;
         match value.get("format").and_then(serde_json::Value::as_u64) {
             Some(format) if format == u64::from(FORMAT) => {}
             Some(got) => return Err(PipelineError::Format { path, got }),

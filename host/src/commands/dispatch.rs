@@ -70,6 +70,9 @@ pub struct DispatchArgs {
     /// Seconds after which a request fails, where its client sets no limit
     #[arg(long, default_value_t = 60, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     request_timeout: u64,
+    /// Seconds for which the answer to a request with an Idempotency-Key is remembered, at most 64 MiB of all; 0 for none
+    #[arg(long, default_value_t = 60, value_name = "S")]
+    repeat_window: u64,
     /// Seconds without any answer after which pending requests are sent through the chain again
     #[arg(long, default_value_t = 5, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     replay_after: u64,
@@ -142,6 +145,7 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
         queue: usize::from(args.queue),
         request_memory: request_memory(args.request_memory_mb),
         request_timeout: Duration::from_secs(args.request_timeout),
+        repeat_window: Duration::from_secs(args.repeat_window),
         replay_after: Duration::from_secs(args.replay_after),
         drain: Duration::from_secs(args.drain_timeout),
         bounds,

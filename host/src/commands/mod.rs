@@ -1,5 +1,6 @@
 //! The commands of `defer-host`: their flags, and what runs behind them.
 
+mod deploy;
 mod dispatch;
 mod inspect;
 mod models;
@@ -7,6 +8,7 @@ mod plan;
 mod serve;
 mod swap;
 
+pub use deploy::{DeployArgs, deploy};
 pub use dispatch::{DispatchArgs, dispatch};
 pub use inspect::{InspectArgs, inspect};
 pub use models::{ModelsArgs, models};

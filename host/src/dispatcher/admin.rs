@@ -1,5 +1,7 @@
 //! The dispatcher's admin port.
 
+mod changes;
+
 use super::generations::Generations;
 use super::running::Running;
 use super::service::Service;
@@ -11,7 +13,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -31,6 +33,10 @@ fn routes(token: Token) -> Router<Arc<Admin>> {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/v1/pipelines", get(pipelines))
+        .route("/v1/artifacts/{digest}", put(changes::put_artifact).head(changes::has_artifact))
+        .route("/v1/pipelines/{pipeline}/deploy", post(changes::deploy))
+        .route("/v1/pipelines/{pipeline}/promote", post(changes::promote))
+        .route("/v1/pipelines/{pipeline}/abort", post(changes::abort))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(token, require_token));
     Router::new()

@@ -38,16 +38,16 @@ impl Rhythm {
 
     fn new() -> Self {
         // Of what was never seen, patience.
-        Self { slowest: Duration::from_millis(250) }
+        Self { slowest: Duration::from_millis(125) }
     }
 
     fn record(&mut self, took: Duration) {
-        self.slowest = took.max(self.slowest.mul_f32(0.97));
+        self.slowest = took.max(self.slowest.mul_f32(0.95));
     }
 
     fn deadline(&self, misses: u32) -> Duration {
         // The second try may take longer: the first may have met a hiccup.
-        ((self.slowest * Self::SLACK).max(Self::LEAST) * (misses + 1)).min(Self::MOST)
+        ((self.slowest * Self::SLACK).max(Self::LEAST) * (misses + 2) / 2).min(Self::MOST)
     }
 }
 

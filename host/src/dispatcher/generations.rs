@@ -5,6 +5,7 @@
 //! has changed until [`Generations::commit`] notes it durably and turns the ingress, in one moment, under the lock that
 //! requests enter by. So each request is one generation's, and a change that cannot be made costs nothing.
 
+use super::Rounding;
 use super::deploy::{self, Deployment, Progress};
 use super::fleet::{self, Fleet, Member};
 use super::record::Record;
@@ -56,6 +57,7 @@ pub struct Setup {
     pub codec: Option<Choice>,
     /// What `--pipeline` named.
     pub given: Vec<Digest>,
+    pub rounding: Rounding,
 }
 
 pub struct Generations {
@@ -260,6 +262,16 @@ impl Generations {
         Ok(first)
     }
 
+    /// Sends a share of the requests to a prepared generation; none before the number that this gives is its own.
+    pub fn try_out(&self, next: &Arc<Running>, tentative: Tentative, share: f64) -> u64 {
+        tentative.keep();
+        let mut ingress = self.ingress.write().unwrap_or_else(PoisonError::into_inner);
+        let first = self.place.ledger.open(next.number());
+        ingress.canary = Some(Canary { running: Arc::clone(next), share });
+        tracing::info!(generation = next.number(), share, "on trial");
+        first
+    }
+
     /// Ends the trial; what is in the canary finishes there.
     pub fn abort(self: &Arc<Self>, before: Before) -> Option<Arc<Running>> {
         let mut ingress = self.ingress.write().unwrap_or_else(PoisonError::into_inner);
@@ -270,6 +282,18 @@ impl Generations {
         tracing::info!(generation = running.number(), "trial aborted");
         tokio::spawn(Arc::clone(self).retire(Arc::clone(&running), before));
         Some(running)
+    }
+
+    /// Takes the active generation away, before another one is there: requests are refused meanwhile.
+    pub async fn stop_active(self: &Arc<Self>) {
+        let stopped = {
+            let mut ingress = self.ingress.write().unwrap_or_else(PoisonError::into_inner);
+            let Some(running) = ingress.active.take() else { return };
+            self.place.ledger.shut(running.number());
+            self.retiring().push(Arc::clone(&running));
+            running
+        };
+        Arc::clone(self).retire(stopped, Before::Finishes).await;
     }
 
     async fn retire(self: Arc<Self>, old: Arc<Running>, before: Before) {
@@ -283,11 +307,11 @@ impl Generations {
         old.deployment.remove(if before == Before::Finishes { ECHOES } else { Duration::ZERO }).await;
         self.retiring().retain(|running| !Arc::ptr_eq(running, &old));
         tracing::info!(generation = old.number(), "dropped");
-        self.tidy();
+        self.tidy(None);
     }
 
     /// Has what is pending in `old` start again in the active generation.
-    async fn restart(&self, old: &Running) {
+    pub async fn restart(&self, old: &Running) {
         let (frames, to) = {
             // Held: a turn meanwhile would leave them in a generation that nobody looks after.
             let ingress = self.ingress();
@@ -303,12 +327,12 @@ impl Generations {
         }
     }
 
-    /// Makes room among the artifacts here.
-    fn tidy(&self) {
+    /// Makes room among the artifacts here, but not by `newest`, which somebody has just sent.
+    pub fn tidy(&self, newest: Option<Digest>) {
         let all = self.all();
         let stages = all.iter().flat_map(|(_, running)| &running.deployment.stages);
         let mut used: HashSet<Digest> = stages.map(|stage| stage.assignment.artifact).collect();
-        used.extend(&self.setup.given);
+        used.extend(self.setup.given.iter().copied().chain(newest));
         self.place.artifacts.evict(&used);
     }
 

@@ -132,9 +132,11 @@ impl Ledger {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets requests into `generation`.
-    pub fn open(&self, generation: u64) {
-        self.lock().lanes.entry(generation).or_insert_with(Lane::new).open = true;
+    /// Lets requests into `generation`, none of which has a lower number than this gives.
+    pub fn open(&self, generation: u64) -> u64 {
+        let mut state = self.lock();
+        state.lanes.entry(generation).or_insert_with(Lane::new).open = true;
+        state.next_seq
     }
 
     /// Lets requests into `to` and no more into any other generation, in one moment. The first request that can be

@@ -10,6 +10,8 @@ pub mod ledger;
 pub mod nodes;
 mod record;
 mod recovery;
+mod repeats;
+mod rollout;
 mod running;
 mod service;
 mod swap;
@@ -30,6 +32,7 @@ use generations::{Before, Generations, Setup};
 use ledger::Ledger;
 use nodes::Taken;
 use record::{Active, Record};
+use repeats::Repeats;
 use reqwest::Url;
 use running::Place;
 use service::{Parts, Service};
@@ -76,6 +79,8 @@ pub struct Config {
     pub queue: usize,
     /// Bytes that they may take together.
     pub request_memory: usize,
+    /// How long answers to requests with an `Idempotency-Key` are remembered.
+    pub repeat_window: Duration,
     /// How long an answer may take where the client names no limit.
     pub request_timeout: Duration,
     /// How long a chain that has frames may give no answer before they are sent again.
@@ -112,6 +117,7 @@ pub struct Dispatcher {
     token: Token,
     api_token: Option<String>,
     request_memory: usize,
+    repeat_window: Duration,
     drain: Duration,
     bounds: Bounds,
     /// What watches the nodes, mends and swaps.
@@ -160,6 +166,7 @@ impl Dispatcher {
             owner: Owner { name: config.name.clone(), incarnation, heir_of },
             codec: config.codec,
             given: digests,
+            rounding: config.rounding,
         };
         let generations = Generations::new(fleet, place, setup, record);
         let (pipeline, nodes) = first(
@@ -189,8 +196,8 @@ impl Dispatcher {
         tasks.push(also(tokio::spawn(swap::serve(Arc::clone(&generations), seen))));
         tasks.push(also(tokio::spawn(recovery::serve(Arc::clone(&generations), config.replan_after))));
         tasks.push(also(tokio::spawn(recovery::provision(Arc::clone(&generations)))));
-        let Config { token, api_token, request_memory, drain, bounds, .. } = config;
-        Ok(Self { service, generations, token, api_token, request_memory, drain, bounds, tasks })
+        let Config { token, api_token, request_memory, repeat_window, drain, bounds, .. } = config;
+        Ok(Self { service, generations, token, api_token, request_memory, repeat_window, drain, bounds, tasks })
     }
 
     /// Tells people which stage is where.
@@ -207,7 +214,8 @@ impl Dispatcher {
         let max_body_bytes = self.service.max_body_bytes().min(request_memory);
         let (api_token, idle_timeout) = (self.api_token.clone(), self.bounds.stall);
         let options = oip::Options { max_body_bytes, request_memory, api_token, idle_timeout };
-        let api = oip::router(Arc::clone(&self.service) as Arc<dyn oip::Backend>, options);
+        let repeats = Repeats::new(Arc::clone(&self.service), self.repeat_window);
+        let api = oip::router(Arc::new(repeats), options);
         let shown = Admin { service: Arc::clone(&self.service), generations: Arc::clone(&self.generations) };
         let admin_api = admin::router(Arc::new(shown), self.token.clone());
         let stopped = CancellationToken::new();

@@ -3,6 +3,7 @@
 use crate::artifact::Digest;
 use crate::http::ErrorBody;
 use crate::node::generation::Prepare;
+use crate::pipeline::Pipeline;
 use crate::relay::Token;
 use anyhow::{Context as _, Result, anyhow, bail};
 use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode, Url};
@@ -31,6 +32,25 @@ pub struct NodeClient {
     pub url: Url,
     http: Client,
     token: Token,
+    kind: Kind,
+}
+
+/// What answers at the URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Node,
+    /// A dispatcher's admin port, where some calls are the same.
+    Dispatcher,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        if self == Self::Node { "node" } else { "dispatcher" }
+    }
+
+    fn command(self) -> &'static str {
+        if self == Self::Node { "serve" } else { "dispatch" }
+    }
 }
 
 /// What `GET /v1/pulse` tells.
@@ -92,9 +112,18 @@ struct Slots {
 
 impl NodeClient {
     pub fn new(url: Url, token: Token) -> Result<Self> {
+        Self::of(Kind::Node, url, token)
+    }
+
+    /// For a dispatcher's admin port.
+    pub fn of_dispatcher(url: Url, token: Token) -> Result<Self> {
+        Self::of(Kind::Dispatcher, url, token)
+    }
+
+    fn of(kind: Kind, url: Url, token: Token) -> Result<Self> {
         // Nodes stand in the user's own network: a proxy of the environment is not meant for them.
         let http = Client::builder().connect_timeout(QUICK).no_proxy().build()?;
-        Ok(Self { url, http, token })
+        Ok(Self { url, http, token, kind })
     }
 
     fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder> {
@@ -105,10 +134,10 @@ impl NodeClient {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response> {
-        request
-            .send()
-            .await
-            .with_context(|| format!("cannot reach the node at {}; is `defer-host serve` running there?", self.url))
+        let (kind, command) = (self.kind.name(), self.kind.command());
+        let unreachable =
+            || format!("cannot reach the {kind} at {}; is `defer-host {command}` running there?", self.url);
+        request.send().await.with_context(unreachable)
     }
 
     /// The answer, or the node's own words on why not.
@@ -122,7 +151,7 @@ impl NodeClient {
             Ok(ErrorBody { error, cause }) => [vec![error], cause].concat().join(": "),
             Err(_) => text,
         };
-        bail!("the node at {} answered {status}: {said}", self.url)
+        bail!("the {} at {} answered {status}: {said}", self.kind.name(), self.url)
     }
 
     pub async fn describe(&self) -> Result<NodeInfo> {
@@ -172,9 +201,9 @@ impl NodeClient {
             StatusCode::OK => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
             StatusCode::UNAUTHORIZED => {
-                bail!("the node at {} refuses the token; give both the same --token-file", self.url)
+                bail!("the {} at {} refuses the token; give both the same --token-file", self.kind.name(), self.url)
             }
-            status => bail!("the node at {} answered {status}", self.url),
+            status => bail!("the {} at {} answered {status}", self.kind.name(), self.url),
         }
     }
 
@@ -184,7 +213,8 @@ impl NodeClient {
         let open = tokio::fs::File::open(file).await.with_context(|| format!("cannot read {}", file.display()))?;
         let length = open.metadata().await?.len();
         // It would refuse it, but a client that is still sending may miss the answer.
-        if let Some(limit) = self.describe().await?.store_limit_bytes.filter(|limit| length > *limit) {
+        let limit = if self.kind == Kind::Node { self.describe().await?.store_limit_bytes } else { None };
+        if let Some(limit) = limit.filter(|limit| length > *limit) {
             let (file, url) = (file.display(), &self.url);
             bail!("{file} has {length} bytes, the node at {url} keeps {limit} (serve --store-limit)");
         }
@@ -215,6 +245,21 @@ impl NodeClient {
     /// Has the node go back to what stage `index` of `pipeline` ran before; gives its answer.
     pub async fn roll_back(&self, pipeline: &str, index: usize) -> Result<Value> {
         let request = self.request(Method::POST, &["v1", "stages", pipeline, &index.to_string(), "rollback"])?;
+        Ok(self.accept(self.send(request).await?).await?.json().await?)
+    }
+
+    /// Has a dispatcher change what runs: `what` is deploy, promote or abort; gives its answer.
+    pub async fn change(
+        &self,
+        pipeline: &str,
+        what: &str,
+        query: &[(&str, String)],
+        body: Option<&Pipeline>,
+    ) -> Result<Value> {
+        let mut request = self.request(Method::POST, &["v1", "pipelines", pipeline, what])?.query(query);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
         Ok(self.accept(self.send(request).await?).await?.json().await?)
     }
 

@@ -156,8 +156,8 @@ async fn mend(
     let _change = match before {
         Before::IsLost => generations.change_now().await,
         Before::Finishes => match generations.try_change() {
-            Some(change) => change,
-            None => return Ok(()),
+            Some(change) if generations.canary().is_none() => change,
+            _ => return Ok(()),
         },
     };
     if generations.active().is_none_or(|now| !Arc::ptr_eq(&now, active)) {

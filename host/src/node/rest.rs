@@ -185,7 +185,7 @@ async fn upload(
 ) -> Result<Json<Value>, ApiError> {
     let digest = parse_digest(&digest)?;
     if let Err(error) = node.store().put(&digest, announced(&headers), &mut body).await {
-        return Err(ApiError::from_error(stages::store_status(&error), &error));
+        return Err(ApiError::from_error(error.status(), &error));
     }
     // What nobody runs makes room for it at once, not only when it is asked for.
     tokio::task::spawn_blocking(move || node.evict(Some(digest)));

@@ -7,7 +7,9 @@
 //! here; a time in the future, from before the clock was set back, counts as the longest ago.
 
 use crate::artifact::Digest;
+use crate::http::status_of;
 use axum::body::Body;
+use axum::http::StatusCode;
 use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -45,6 +47,19 @@ pub enum StoreError {
     Crowded { under_way: u64, bytes: u64, limit: u64 },
     #[error("cannot write {path}", path = path.display())]
     Write { path: PathBuf, source: io::Error },
+}
+
+impl StoreError {
+    /// What to answer whoever sent an upload that was not kept.
+    pub fn status(&self) -> StatusCode {
+        let status = match self {
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Full { .. } | Self::Crowded { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Mismatch { .. } | Self::Upload(_) => StatusCode::BAD_REQUEST,
+            Self::Open { .. } | Self::Locked { .. } | Self::Write { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        status_of(self, status)
+    }
 }
 
 /// The store of one node.

@@ -16,6 +16,8 @@ use tokio::sync::Semaphore;
 /// Work on more bytes than this is done off the threads that serve connections: reading a MiB of JSON takes
 /// milliseconds, in which nobody else would be answered.
 const LARGE: usize = 1 << 20;
+/// Characters of an `Idempotency-Key`: several identifiers of any common kind.
+const MAX_KEY: usize = 256;
 /// Characters that JSON takes for a byte of a tensor, about.
 const JSON_PER_BYTE: usize = 3;
 
@@ -117,7 +119,8 @@ async fn run(api: &Api, headers: &HeaderMap, received: Received) -> Result<Respo
     };
     let (Parsed { inputs, budget, id, outputs }, held) = api.workshop.run(bytes, read).await?;
     let trace = trace_id(headers);
-    let request = InferRequest { model: model.name.clone(), version: version.clone(), inputs, budget, trace };
+    let key = key(headers)?;
+    let request = InferRequest { model: model.name.clone(), version: version.clone(), inputs, budget, trace, key };
     let computed = api.backend.infer(request).await?;
     // The backend kept the inputs until now, to send them again if need be.
     drop(held);
@@ -131,6 +134,15 @@ async fn run(api: &Api, headers: &HeaderMap, received: Received) -> Result<Respo
         binary::respond(answer, coding)
     };
     api.workshop.run(bytes, write).await
+}
+
+/// What the client calls the request, to repeat it without having it run twice.
+fn key(headers: &HeaderMap) -> Result<Option<String>, InferError> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    match key.to_str() {
+        Ok(key) if (1..=MAX_KEY).contains(&key.len()) && !key.contains([' ', '\t']) => Ok(Some(key.to_owned())),
+        _ => Err(InferError::Invalid(format!("Idempotency-Key takes 1 to {MAX_KEY} visible characters of ASCII"))),
+    }
 }
 
 /// The trace id of a W3C `traceparent` header (`version-trace-parent-flags`), 0 where there is none that can be read.

@@ -92,10 +92,12 @@ pub struct InferRequest {
     pub budget: Option<Duration>,
     /// The trace that this request belongs to (W3C `traceparent`); 0 for none.
     pub trace: u128,
+    /// A repetition of the request has the same (`Idempotency-Key`).
+    pub key: Option<String>,
 }
 
 /// The answer to one inference.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct InferResponse {
     /// All outputs of the model, in any order; the router picks those that the client asked for.
     pub outputs: Vec<(String, Tensor)>,

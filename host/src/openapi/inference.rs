@@ -106,7 +106,14 @@ fn infer(of: &str, models: &[ModelMetadata]) -> Value {
         "description": "Makes the body binary: bytes of its JSON part, before compression.",
         "schema": count(),
     });
-    operation["parameters"] = json!([header]);
+    let key = json!({
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": false,
+        "description": "Repeated with the same key within a minute or so, the request gets the same answer and runs once.",
+        "schema": { "type": "string", "pattern": "^[!-~]{1,256}$" },
+    });
+    operation["parameters"] = json!([header, key]);
     operation
 }
 

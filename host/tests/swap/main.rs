@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)] // tests, and functions that only tests call
 
 mod bad;
+mod deploys;
 mod lost;
+mod repeats;
 mod stages;
 #[path = "../support/mod.rs"]
 mod support;

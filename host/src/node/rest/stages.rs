@@ -3,7 +3,6 @@
 use super::Shared;
 use crate::dispatcher::nodes::{Pulse, Verdict};
 use crate::http::{ApiError, Path, announced, status_of};
-use crate::node::store::StoreError;
 use crate::node::swap::{SwapError, Swapped};
 use crate::node::table::PrepareError;
 use axum::Json;
@@ -36,7 +35,7 @@ fn refusal(error: &SwapError) -> ApiError {
             StatusCode::SERVICE_UNAVAILABLE
         }
         SwapError::Unknown(_) => StatusCode::GATEWAY_TIMEOUT,
-        SwapError::Store(error) => store_status(error),
+        SwapError::Store(error) => error.status(),
         SwapError::Prepare(PrepareError::Persist { .. }) => StatusCode::INSUFFICIENT_STORAGE,
         SwapError::Refused { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY),
         SwapError::Artifact(_) | SwapError::Unfit { .. } | SwapError::Prepare(_) | SwapError::Gone(_) => {
@@ -44,17 +43,6 @@ fn refusal(error: &SwapError) -> ApiError {
         }
     };
     ApiError::from_error(status_of(error, status), error)
-}
-
-/// The status of an upload that was not kept.
-pub(super) fn store_status(error: &StoreError) -> StatusCode {
-    let status = match error {
-        StoreError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        StoreError::Full { .. } | StoreError::Crowded { .. } => StatusCode::INSUFFICIENT_STORAGE,
-        StoreError::Mismatch { .. } | StoreError::Upload(_) => StatusCode::BAD_REQUEST,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    status_of(error, status)
 }
 
 pub(super) async fn pulse(State(node): Shared) -> Json<Pulse> {

@@ -1,0 +1,205 @@
+//! Whole pipelines that take the place of the one that runs: other weights, other cuts, another number of stages.
+
+use super::deploy::Progress;
+use super::fleet::Member;
+use super::generations::{Before, Generations, Trouble};
+use super::running::Running;
+use crate::pipeline::Pipeline;
+use anyhow::{Context as _, Result};
+use axum::http::StatusCode;
+use defer_partition::TensorInfo;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+
+/// Attempts to have the old pipeline back, where the new one could not take its place after it was stopped.
+const RETURNS: u32 = 20;
+const BREATH: Duration = Duration::from_millis(500);
+
+/// How to go over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Way {
+    /// All requests at once, when the new one is ready.
+    Switch,
+    /// This part of the requests, until it is promoted or aborted.
+    Canary(f64),
+    /// The old one is dropped before the new one is loaded, for nodes that have no room for both.
+    StopFirst,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+pub struct RolledOut {
+    pub generation: u64,
+    pub state: &'static str,
+    /// The first request that may be the new generation's.
+    pub first_seq: u64,
+    /// The generation that was active before.
+    pub previous_generation: Option<u64>,
+}
+
+#[derive(Debug, Error)]
+pub enum RolloutError {
+    #[error("this dispatcher serves pipeline \"{served}\", not \"{asked}\"")]
+    Unknown { served: String, asked: String },
+    #[error("another change of the pipeline is under way; try again when it is done")]
+    Busy,
+    #[error("generation {0} is on trial; promote or abort it first")]
+    OnTrial(u64),
+    #[error("no generation is on trial")]
+    NoTrial,
+    #[error("the pipeline cannot take the place of the running one: {0}")]
+    Unfit(String),
+    #[error("stage {index} is artifact {digest}, which is not here; upload it first")]
+    Missing { index: usize, digest: String },
+    #[error("nothing has changed: {0:#}")]
+    Failed(anyhow::Error),
+    #[error("the new pipeline could not be loaded, and the old one is back: {0:#}")]
+    Returned(anyhow::Error),
+    #[error("the new pipeline could not be loaded, and neither can the old one: {0:#}")]
+    Down(anyhow::Error),
+}
+
+impl RolloutError {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Unknown { .. } => StatusCode::NOT_FOUND,
+            Self::Busy | Self::OnTrial(_) | Self::NoTrial => StatusCode::CONFLICT,
+            Self::Down(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unfit(_) | Self::Missing { .. } | Self::Failed(_) | Self::Returned(_) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+        }
+    }
+}
+
+/// Has `pipeline` take the place of the one that runs.
+pub async fn deploy(generations: &Arc<Generations>, pipeline: Pipeline, way: Way) -> Result<RolledOut, RolloutError> {
+    let _change = generations.try_change().ok_or(RolloutError::Busy)?;
+    if let Some((canary, _)) = generations.canary() {
+        return Err(RolloutError::OnTrial(canary.number()));
+    }
+    let active = generations.active().ok_or(RolloutError::Busy)?;
+    let pipeline = Arc::new(generations.setup.rounding.of(pipeline));
+    check(generations, &active, &pipeline).await?;
+    let nodes = homes(generations, &active, pipeline.stages.len())?;
+    let progress: Arc<dyn Progress> = Arc::new(());
+    let previous_generation = Some(active.number());
+    match way {
+        Way::StopFirst => return stop_first(generations, &active, &pipeline, &nodes).await,
+        Way::Switch | Way::Canary(_) => {}
+    }
+    let prepared = generations.interruptible(generations.prepare(&pipeline, &nodes, &progress)).await;
+    let (next, tentative) = prepared.map_err(RolloutError::Failed)?;
+    let generation = next.number();
+    if let Way::Canary(share) = way {
+        let first_seq = generations.try_out(&next, tentative, share);
+        return Ok(RolledOut { generation, state: "canary", first_seq, previous_generation });
+    }
+    let first_seq = generations.commit(&next, Some(tentative), Before::Finishes).map_err(RolloutError::Failed)?;
+    Ok(RolledOut { generation, state: "active", first_seq, previous_generation })
+}
+
+/// Makes the generation on trial the active one.
+pub fn promote(generations: &Arc<Generations>) -> Result<RolledOut, RolloutError> {
+    let _change = generations.try_change().ok_or(RolloutError::Busy)?;
+    let (canary, _) = generations.canary().ok_or(RolloutError::NoTrial)?;
+    let previous_generation = generations.active().map(|active| active.number());
+    let first_seq = generations.commit(&canary, None, Before::Finishes).map_err(RolloutError::Failed)?;
+    Ok(RolledOut { generation: canary.number(), state: "active", first_seq, previous_generation })
+}
+
+/// Ends the trial; gives the generation that stays.
+pub fn abort(generations: &Arc<Generations>) -> Result<u64, RolloutError> {
+    let _change = generations.try_change().ok_or(RolloutError::Busy)?;
+    generations.abort(Before::Finishes).ok_or(RolloutError::NoTrial)?;
+    Ok(generations.active().map_or(0, |active| active.number()))
+}
+
+async fn check(generations: &Generations, active: &Running, new: &Pipeline) -> Result<(), RolloutError> {
+    let old = &active.deployment.pipeline;
+    if new.name != old.name {
+        return Err(RolloutError::Unknown { served: old.name.clone(), asked: new.name.clone() });
+    }
+    for (what, old, new) in [("inputs", &old.inputs, &new.inputs), ("outputs", &old.outputs, &new.outputs)] {
+        if sorted(old) != sorted(new) {
+            let cause =
+                format!("its {what} are others; clients of \"{}\" would not fit", active.deployment.pipeline.name);
+            return Err(RolloutError::Unfit(cause));
+        }
+    }
+    for stage in &new.stages {
+        if generations.place.artifacts.find(&stage.digest).await.is_none() {
+            return Err(RolloutError::Missing { index: stage.index, digest: stage.digest.to_string() });
+        }
+    }
+    Ok(())
+}
+
+fn sorted(infos: &[TensorInfo]) -> Vec<&TensorInfo> {
+    let mut infos: Vec<&TensorInfo> = infos.iter().collect();
+    infos.sort_by(|a, b| a.name.cmp(&b.name));
+    infos
+}
+
+/// A node for each of `stages`: first those that run stages now, in their order.
+fn homes(generations: &Generations, active: &Running, stages: usize) -> Result<Vec<Arc<Member>>, RolloutError> {
+    let running = active.deployment.stages.iter().map(|stage| &stage.node).filter(|node| node.is_up());
+    let mut homes: Vec<Arc<Member>> = Vec::new();
+    for node in running.chain(generations.fleet.up()) {
+        if !homes.iter().any(|home| Arc::ptr_eq(home, node)) {
+            homes.push(Arc::clone(node));
+        }
+    }
+    if homes.len() < stages {
+        let cause = format!("it has {stages} stages, and {} nodes answer (dispatch --node and --spare)", homes.len());
+        return Err(RolloutError::Unfit(cause));
+    }
+    homes.truncate(stages);
+    Ok(homes)
+}
+
+async fn stop_first(
+    generations: &Arc<Generations>,
+    active: &Arc<Running>,
+    pipeline: &Arc<Pipeline>,
+    nodes: &[Arc<Member>],
+) -> Result<RolledOut, RolloutError> {
+    let old = &active.deployment;
+    generations.stop_active().await;
+    let previous_generation = Some(active.number());
+    let error = match start(generations, active, pipeline, nodes).await {
+        Ok((generation, first_seq)) => {
+            return Ok(RolledOut { generation, state: "active", first_seq, previous_generation });
+        }
+        Err(error) => error,
+    };
+    let homes: Vec<Arc<Member>> = old.stages.iter().map(|stage| Arc::clone(&stage.node)).collect();
+    let mut last = None;
+    for _ in 0..RETURNS {
+        match start(generations, active, &old.pipeline, &homes).await {
+            Ok(_) => return Err(RolloutError::Returned(error)),
+            Err(again) => last = Some(again),
+        }
+        tokio::time::sleep(BREATH).await;
+    }
+    let cause = last.map_or_else(String::new, |last| format!("{last:#}"));
+    let reason = format!("neither the new pipeline nor the old one can be loaded: {cause}; restart the dispatcher");
+    generations.trouble.send_replace(Trouble::Stuck(reason));
+    Err(RolloutError::Down(error))
+}
+
+/// Prepares and commits, where nothing is active; what was pending in `old` starts again.
+async fn start(
+    generations: &Arc<Generations>,
+    old: &Running,
+    pipeline: &Arc<Pipeline>,
+    nodes: &[Arc<Member>],
+) -> Result<(u64, u64)> {
+    let progress: Arc<dyn Progress> = Arc::new(());
+    let (next, tentative) = generations.prepare(pipeline, nodes, &progress).await?;
+    let first_seq = generations.commit(&next, Some(tentative), Before::Finishes).context("cannot go over")?;
+    generations.restart(old).await;
+    Ok((next.number(), first_seq))
+}
