@@ -14,13 +14,16 @@ use crate::{setup, workspace};
   cargo xtask bench engine --model resnet50 --rounds 60
   cargo xtask bench memory
   cargo xtask bench plan
+  cargo xtask bench swap
+  cargo xtask bench recover --model ocr-rec
   cargo xtask bench codec --each --model resnet50
   cargo xtask bench chain --nodes 1,2,4,6,8 --link-mbit 1000 --svg plots
   cargo xtask bench chain -- --help")]
 pub struct Args {
     /// Which one: `sandbox` (what the boundary of the sandbox costs per call), `engine` (each engine behind wasi-nn
     /// against ONNX Runtime in Python, and slices against their whole), `memory` (what four nodes hold), `plan`
-    /// (the planner against others and against what is possible, and how long it takes), `codec` (what
+    /// (the planner against others and against what is possible, and how long it takes), `swap` (throughput
+    /// around the swap of a stage), `recover` (time without an answer when a node is lost), `codec` (what
     /// codecs make of activations, and how fast), `chain` (a chain of slow nodes against one of them)
     name: String,
     /// One JSON document on stdout, all else on stderr

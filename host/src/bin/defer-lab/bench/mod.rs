@@ -2,6 +2,7 @@
 
 pub mod alone;
 pub mod chain;
+mod change;
 mod codec;
 mod engine;
 pub mod machine;
@@ -22,6 +23,8 @@ pub enum Bench {
     Codec(codec::CodecArgs),
     Memory(memory::MemoryArgs),
     Plan(plan::PlanArgs),
+    Swap(change::SwapArgs),
+    Recover(change::RecoverArgs),
     /// What `chain` compares with: one engine in a loop
     #[command(hide = true)]
     Alone(alone::AloneArgs),
@@ -38,6 +41,8 @@ pub fn run(which: &Bench) -> Result<()> {
         Bench::Codec(args) => codec::run(args),
         Bench::Memory(args) => memory::run(args),
         Bench::Plan(args) => plan::run(args),
+        Bench::Swap(args) => change::swap(args),
+        Bench::Recover(args) => change::recover(args),
     }
 }
 

@@ -1,0 +1,140 @@
+//! What a change of generation costs those who ask meanwhile: real processes on loopback, and answers counted by the
+//! moment in which they came.
+
+mod recover;
+mod swap;
+
+pub use recover::{RecoverArgs, run as recover};
+pub use swap::{SwapArgs, run as swap};
+
+use crate::cluster::{self, NodeOptions, Process};
+use crate::folder::Folder;
+use anyhow::{Context as _, Result};
+use defer_host::build::{self, Bars, BuildOptions};
+use defer_host::client::{self, InferArgs, Load, UsageError};
+use defer_host::engine::{self, Choice, Named};
+use defer_host::pipeline::Pipeline;
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// A chain that answers, and further nodes.
+struct Bed {
+    model: String,
+    inputs: Vec<Vec<Named>>,
+    folder: Folder,
+    pipeline: Pipeline,
+    nodes: Vec<Process>,
+    dispatcher: Process,
+}
+
+impl Bed {
+    /// Cuts `model` into `stages` and starts as many nodes, `spares` more, and a dispatcher.
+    fn start(model: &str, stages: usize, spares: usize) -> Result<Self> {
+        let unknown = || UsageError(format!("no network \"{model}\" in the catalogue; `cargo xtask models` lists it"));
+        let entry = defer_models::find(model).ok_or_else(unknown)?;
+        entry.fetch(&mut |line| eprintln!("{line}"))?;
+        let inputs = entry.sample_inputs()?.into_iter().map(|(_, inputs)| inputs).collect();
+        let folder = Folder::new("bench")?;
+        let out = folder.path().join(model);
+        let bars = Bars::default();
+        let engine = engine::open(Choice::Auto, None)?;
+        let options = BuildOptions {
+            model: model.to_owned(),
+            stages: Some(stages),
+            out: Some(out.clone()),
+            ..BuildOptions::default()
+        };
+        let pipeline = build::build(&options, engine.as_ref(), &bars)?.pipeline;
+        bars.clear();
+        let binary = cluster::binary()?;
+        let node = |index: usize| {
+            let name = format!("node-{index}");
+            let extra_args = ["--threads", "1"].map(Into::into).to_vec();
+            cluster::start_node(&binary, &NodeOptions { state_dir: folder.path().join(&name), name, extra_args })
+        };
+        let nodes = (0..stages + spares).map(node).collect::<Result<Vec<_>>>()?;
+        let none: [&str; 0] = [];
+        let dispatcher = cluster::start_dispatcher(&binary, &out, &nodes.iter().collect::<Vec<_>>(), &none)?;
+        Ok(Self { model: model.to_owned(), inputs, folder, pipeline, nodes, dispatcher })
+    }
+
+    fn artifact(&self, stage: usize) -> PathBuf {
+        self.folder.path().join(&self.model).join(&self.pipeline.stages[stage].file)
+    }
+
+    fn args(&self, in_flight: u16, requests: u64) -> InferArgs {
+        InferArgs {
+            url: self.dispatcher.address("inference").to_owned(),
+            model: self.model.clone(),
+            inputs: Vec::new(),
+            output: None,
+            repeat: requests.div_ceil(self.inputs.len() as u64),
+            concurrency: in_flight,
+            timeout: 60,
+            retries: 100,
+            token_file: None,
+            json: false,
+        }
+    }
+
+    /// Answers per second with `in_flight` requests under way.
+    fn rate(&self, in_flight: u16) -> Result<f64> {
+        let args = self.args(in_flight, 20 * u64::from(in_flight));
+        let load = Handle::current().block_on(client::send(&args, &self.inputs))?;
+        Ok(load.answered_at.len() as f64 / load.elapsed.as_secs_f64())
+    }
+
+    /// Keeps `in_flight` requests under way for about `seconds`, at `rate` answers a second, beside what follows.
+    fn load(&self, in_flight: u16, rate: f64, seconds: f64) -> Beside {
+        let args = self.args(in_flight, (rate * seconds).ceil() as u64);
+        let (handle, inputs) = (Handle::current(), self.inputs.clone());
+        let started = Instant::now();
+        Beside { started, client: thread::spawn(move || handle.block_on(client::send(&args, &inputs))) }
+    }
+}
+
+/// Clients that ask beside a change.
+struct Beside {
+    started: Instant,
+    client: JoinHandle<Result<Load>>,
+}
+
+impl Beside {
+    /// Waits until `after` has passed since they began.
+    fn wait_until(&self, after: Duration) {
+        thread::sleep(after.saturating_sub(self.started.elapsed()));
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn end(self) -> Result<Answers> {
+        let load = self.client.join().ok().context("the client panicked")??;
+        let mut at = load.answered_at;
+        at.sort_unstable();
+        let failed = load.failures.values().map(|failed| failed.count).sum();
+        Ok(Answers { at, failed, retries: load.retries })
+    }
+}
+
+/// When answers came.
+struct Answers {
+    at: Vec<Duration>,
+    failed: u64,
+    retries: u64,
+}
+
+impl Answers {
+    fn per_second(&self, from: Duration, to: Duration) -> f64 {
+        let count = self.at.iter().filter(|at| (from..to).contains(at)).count();
+        count as f64 / (to - from).as_secs_f64()
+    }
+
+    fn longest_gap_ms(&self) -> f64 {
+        let gaps = self.at.windows(2).map(|pair| pair[1] - pair[0]);
+        gaps.max().unwrap_or_default().as_secs_f64() * 1e3
+    }
+}

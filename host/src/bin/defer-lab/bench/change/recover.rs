@@ -1,0 +1,146 @@
+//! `defer-lab bench recover`: nodes of a chain with a warm spare are killed, and frozen.
+
+use super::Bed;
+use crate::bench::Document;
+use crate::bench::machine::Machine;
+use crate::table::{Side, table};
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use defer_host::dispatcher::nodes::NodeClient;
+use defer_host::relay::Token;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+use std::io::Write as _;
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// When the fault comes, from the start of the load.
+const AT: Duration = Duration::from_secs(4);
+const FULL: Duration = Duration::from_secs(1);
+const SECONDS: f64 = 10.0;
+/// How long the spare may take to be given the stages.
+const WARM: Duration = Duration::from_secs(120);
+
+/// The longest time without an answer when a node is lost and a spare takes over.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  defer-lab bench recover
+  defer-lab bench recover --model resnet50 --json")]
+pub struct RecoverArgs {
+    /// One JSON document on stdout, all else on stderr
+    #[arg(long)]
+    json: bool,
+    /// A network of the catalogue; may be repeated [default: ocr-rec and resnet50]
+    #[arg(long = "model", value_name = "NAME")]
+    models: Vec<String>,
+    /// Nodes with a stage each; there is one more
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=64))]
+    nodes: u16,
+    /// Requests under way: half as many as nodes are about half the load that they can bear
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    in_flight: u16,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    model: String,
+    nodes: u16,
+    in_flight: u16,
+    fault: &'static str,
+    stage: usize,
+    steady_rps: f64,
+    /// The longest time without an answer, from the last one before it.
+    longest_gap_ms: f64,
+    longest_gap_goal_ms: f64,
+    /// Requests that were told to come again.
+    retries: u64,
+    failed: u64,
+    met: bool,
+}
+
+pub fn run(args: &RecoverArgs) -> Result<()> {
+    let default = ["ocr-rec", "resnet50"].map(str::to_owned).to_vec();
+    let models = if args.models.is_empty() { &default } else { &args.models };
+    let last = usize::from(args.nodes) - 1;
+    let mut rows = Vec::new();
+    for model in models {
+        for (fault, signal, goal) in [("SIGKILL", Signal::KILL, 1000.0), ("SIGSTOP", Signal::STOP, 2000.0)] {
+            for stage in [0, last / 2, last] {
+                // A bed for each: what was lost stays lost.
+                let bed = Bed::start(model, usize::from(args.nodes), 1)?;
+                let (steady_rps, answers) = lose(&bed, args, stage, signal)?;
+                let gap = answers.longest_gap_ms();
+                rows.push(Row {
+                    model: model.clone(),
+                    nodes: args.nodes,
+                    in_flight: args.in_flight,
+                    fault,
+                    stage,
+                    steady_rps,
+                    longest_gap_ms: gap,
+                    longest_gap_goal_ms: goal,
+                    retries: answers.retries,
+                    failed: answers.failed,
+                    met: gap < goal && answers.failed == 0,
+                });
+            }
+        }
+    }
+    let machine = Machine::this();
+    let text = match args.json {
+        true => serde_json::to_string(&Document { bench: "recover", machine, rows })? + "\n",
+        false => format!("{machine}\n\n{}", as_table(&rows)),
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+}
+
+fn lose(bed: &Bed, args: &RecoverArgs, stage: usize, signal: Signal) -> Result<(f64, super::Answers)> {
+    let spare = bed.nodes.last().context("a bed has nodes")?;
+    let spare = NodeClient::new(spare.address("rest").parse()?, Token::default())?;
+    let end = Instant::now() + WARM;
+    for cut in &bed.pipeline.stages {
+        while !Handle::current().block_on(spare.has_artifact(&cut.digest))? {
+            if Instant::now() > end {
+                bail!("the spare was not given stage {} within {} s", cut.index, WARM.as_secs());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+    let rate = bed.rate(args.in_flight)?;
+    let load = bed.load(args.in_flight, rate, SECONDS);
+    load.wait_until(AT);
+    let pid = i32::try_from(bed.nodes[stage].pid()).ok().and_then(Pid::from_raw).context("a process has an id")?;
+    kill_process(pid, signal)?;
+    let answers = load.end()?;
+    Ok((answers.per_second(FULL, AT), answers))
+}
+
+fn as_table(rows: &[Row]) -> String {
+    let right = |title| (title, Side::Right);
+    let header = [
+        ("network", Side::Left),
+        ("fault", Side::Left),
+        right("stage"),
+        right("per second"),
+        right("longest gap ms"),
+        right("goal"),
+        right("told to come again"),
+        right("failed"),
+        right("met"),
+    ];
+    let cells = |row: &Row| {
+        [
+            row.model.clone(),
+            row.fault.to_owned(),
+            row.stage.to_string(),
+            format!("{:.1}", row.steady_rps),
+            format!("{:.0}", row.longest_gap_ms),
+            format!("{:.0}", row.longest_gap_goal_ms),
+            row.retries.to_string(),
+            row.failed.to_string(),
+            if row.met { "yes" } else { "no" }.to_owned(),
+        ]
+    };
+    table(header, &rows.iter().map(cells).collect::<Vec<_>>())
+}

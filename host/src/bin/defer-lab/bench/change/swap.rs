@@ -1,0 +1,158 @@
+//! `defer-lab bench swap`: each stage of a chain under full load is swapped for a rebuilt one.
+
+use super::Bed;
+use crate::bench::Document;
+use crate::bench::machine::Machine;
+use crate::table::{Side, table};
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use defer_host::dispatcher::nodes::NodeClient;
+use defer_host::relay::Token;
+use serde::Serialize;
+use std::io::Write as _;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// When the swap is made, from the start of the load.
+const AT: Duration = Duration::from_secs(4);
+/// From when on the chain is full.
+const FULL: Duration = Duration::from_secs(1);
+const SECONDS: f64 = 8.0;
+/// The second around a swap, over steady state.
+const GOAL: f64 = 0.95;
+
+/// Throughput around the swap of a stage under full load.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  defer-lab bench swap
+  defer-lab bench swap --model resnet50 --json")]
+pub struct SwapArgs {
+    /// One JSON document on stdout, all else on stderr
+    #[arg(long)]
+    json: bool,
+    /// A network of the catalogue; may be repeated [default: ocr-rec and resnet50]
+    #[arg(long = "model", value_name = "NAME")]
+    models: Vec<String>,
+    /// Nodes, and as many stages
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    nodes: u16,
+    /// Requests under way
+    #[arg(long, default_value_t = 6, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    in_flight: u16,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    model: String,
+    nodes: u16,
+    in_flight: u16,
+    stage: usize,
+    /// Answers per second before the swap.
+    steady_rps: f64,
+    /// The same in the second around the moment in which the ingress turned.
+    around_rps: f64,
+    throughput_ratio: f64,
+    throughput_ratio_goal: f64,
+    /// From the upload to the answer that the ingress has turned.
+    swap_ms: f64,
+    /// Of which loading and warming up.
+    loaded_ms: f64,
+    longest_gap_ms: f64,
+    failed: u64,
+    met: bool,
+}
+
+pub fn run(args: &SwapArgs) -> Result<()> {
+    let default = ["ocr-rec", "resnet50"].map(str::to_owned).to_vec();
+    let models = if args.models.is_empty() { &default } else { &args.models };
+    let mut rows = Vec::new();
+    for model in models {
+        let bed = Bed::start(model, usize::from(args.nodes), 0)?;
+        let rate = bed.rate(args.in_flight)?;
+        for stage in 0..usize::from(args.nodes) {
+            rows.push(measure(&bed, args, stage, rate)?);
+        }
+    }
+    let machine = Machine::this();
+    let text = match args.json {
+        true => serde_json::to_string(&Document { bench: "swap", machine, rows })? + "\n",
+        false => format!("{machine}\n\n{}", as_table(&rows)),
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+}
+
+fn measure(bed: &Bed, args: &SwapArgs, stage: usize, rate: f64) -> Result<Row> {
+    let file = bed.folder.path().join("rebuilt.wasm");
+    std::fs::write(&file, rebuilt(&std::fs::read(bed.artifact(stage))?)?)?;
+    let node = NodeClient::new(bed.nodes[stage].address("rest").parse()?, Token::default())?;
+    let load = bed.load(args.in_flight, rate, SECONDS);
+    load.wait_until(AT);
+    let from = load.now();
+    let swapped = Handle::current().block_on(node.swap(&bed.model, stage, &file, |_| {}));
+    let turned = load.now();
+    let answers = load.end()?;
+    let swapped = swapped?;
+    let steady_rps = answers.per_second(FULL, AT);
+    let half = Duration::from_millis(500);
+    let around_rps = answers.per_second(turned - half, turned + half);
+    let throughput_ratio = around_rps / steady_rps;
+    Ok(Row {
+        model: bed.model.clone(),
+        nodes: args.nodes,
+        in_flight: args.in_flight,
+        stage,
+        steady_rps,
+        around_rps,
+        throughput_ratio,
+        throughput_ratio_goal: GOAL,
+        swap_ms: (turned - from).as_secs_f64() * 1e3,
+        loaded_ms: swapped["loaded_ms"].as_f64().unwrap_or_default(),
+        longest_gap_ms: answers.longest_gap_ms(),
+        failed: answers.failed,
+        met: throughput_ratio >= GOAL && answers.failed == 0,
+    })
+}
+
+/// The same stage as another file: the digest of the model that it says it was cut from is another one.
+fn rebuilt(artifact: &[u8]) -> Result<Vec<u8>> {
+    const FIELD: &[u8] = b"\"model_digest\":\"";
+    let mut artifact = artifact.to_vec();
+    let at = artifact.windows(FIELD.len()).position(|bytes| bytes == FIELD).context("no model_digest in the stage")?;
+    let digit = artifact.get_mut(at + FIELD.len()).context("the stage ends too early")?;
+    ensure!(digit.is_ascii_hexdigit(), "the stage's model_digest is none");
+    *digit = if *digit == b'0' { b'1' } else { b'0' };
+    Ok(artifact)
+}
+
+fn as_table(rows: &[Row]) -> String {
+    let right = |title| (title, Side::Right);
+    let header = [
+        ("network", Side::Left),
+        right("stage"),
+        right("per second"),
+        right("around the swap"),
+        right("ratio"),
+        right("goal"),
+        right("swap ms"),
+        right("load ms"),
+        right("longest gap ms"),
+        right("failed"),
+        right("met"),
+    ];
+    let cells = |row: &Row| {
+        [
+            row.model.clone(),
+            row.stage.to_string(),
+            format!("{:.1}", row.steady_rps),
+            format!("{:.1}", row.around_rps),
+            format!("{:.2}", row.throughput_ratio),
+            format!("{:.2}", row.throughput_ratio_goal),
+            format!("{:.0}", row.swap_ms),
+            format!("{:.0}", row.loaded_ms),
+            format!("{:.0}", row.longest_gap_ms),
+            row.failed.to_string(),
+            if row.met { "yes" } else { "no" }.to_owned(),
+        ]
+    };
+    table(header, &rows.iter().map(cells).collect::<Vec<_>>())
+}
