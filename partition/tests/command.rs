@@ -135,3 +135,15 @@ fn copies_are_told_of_where_they_would_be_faster_and_chosen_when_they_may() {
         serde_json::from_slice(&run.plan(&["--objective", "latency", "--json"]).stdout).unwrap();
     assert_eq!((&quick["kind"], &quick["latency_ms"]), (&"single".into(), &(12.0 + 1.0 + 0.02).into()));
 }
+
+#[test]
+fn lossy_codecs_are_not_used_without_a_word() {
+    for (codec, lossy) in
+        [("small", false), ("zfp:reversible", false), ("int8", true), ("sparse+f16", true), ("zfp:rate=8", true)]
+    {
+        let profile = PROFILE.replace("small", codec);
+        let text = String::from_utf8(Run::new(&profile, CLUSTER).plan(&[]).stdout).unwrap();
+        assert_eq!(text.contains("answers will differ"), lossy, "{codec}: {text}");
+        assert!(text.contains(codec));
+    }
+}

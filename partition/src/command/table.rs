@@ -3,6 +3,7 @@
 use crate::cluster::Cluster;
 use crate::plan::{Alternative, Kind, PlacedStage, Placement};
 use crate::profile::Profile;
+use std::collections::BTreeSet;
 
 /// Characters of a bar of a node's time, and of a link's.
 const CPU: usize = 40;
@@ -13,8 +14,8 @@ pub(super) fn text(profile: &Profile, cluster: &Cluster, plan: &Placement) -> St
     text += &stages(plan);
     text += &bars(plan);
     text += &alternatives(plan);
-    if let Some(advice) = advice(plan) {
-        text += &format!("\n{advice}\n");
+    for said in [advice(plan), warning(plan)].into_iter().flatten() {
+        text += &format!("\n{said}\n");
     }
     text
 }
@@ -158,6 +159,22 @@ fn alternatives(plan: &Placement) -> String {
         }
     }
     text
+}
+
+/// Whether a codec changes values, by its name.
+fn is_lossy(codec: &str) -> bool {
+    let lossless_zfp = codec == "zfp:reversible";
+    !lossless_zfp && ["f16", "int8", "zfp", "constant-size"].iter().any(|name| codec.contains(name))
+}
+
+/// Answers are not changed without a word.
+fn warning(plan: &Placement) -> Option<String> {
+    let used = plan.stages.iter().filter_map(|stage| stage.codec_out.as_deref());
+    let lossy: BTreeSet<&str> = used.filter(|codec| is_lossy(codec)).collect();
+    let names = lossy.iter().copied().collect::<Vec<_>>().join(", ");
+    (!lossy.is_empty()).then(|| {
+        format!("Lossy codecs are among those of the profile, and used here ({names}): answers will differ a little. --codec names those that may be used.")
+    })
 }
 
 /// What a user should know who would rather not cut.
