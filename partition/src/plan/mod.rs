@@ -13,6 +13,7 @@ mod bits;
 mod error;
 mod exact;
 mod machines;
+mod many;
 mod memory;
 mod min_max;
 mod model;
@@ -23,6 +24,7 @@ mod quickest;
 mod route;
 mod rows;
 mod search;
+mod shortage;
 mod swift;
 
 pub use error::NoPlan;

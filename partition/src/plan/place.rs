@@ -3,12 +3,12 @@
 use super::error::{NoPlan, megabytes};
 use super::exact::Exact;
 use super::machines::Machines;
-use super::memory::{Change, Fit, Memory};
+use super::many::order_of;
+use super::memory::{Fit, Memory};
 use super::model::{Model, ROUNDING};
-use super::paths::{Depth, Outcome, Paths};
 use super::placement::{Alternative, Kind, Placement, throughput};
 use super::route::{Cost, Leg, Route, dispatcher};
-use super::search::{Order, Orders, Start};
+use super::search::{Orders, Start};
 use super::swift::{self, Nodes, swift};
 use crate::cluster::Cluster;
 use crate::profile::Profile;
@@ -112,20 +112,20 @@ fn has_codec(profile: &Profile, name: &str) -> bool {
 }
 
 /// A plan, and what is known about how good it is.
-struct Found {
-    route: Route,
-    value: f64,
-    bound: f64,
+pub(super) struct Found {
+    pub route: Route,
+    pub value: f64,
+    pub bound: f64,
 }
 
-struct Planner<'a> {
-    profile: &'a Profile,
-    cluster: &'a Cluster,
-    options: &'a Options,
-    model: &'a Model,
-    machines: &'a Machines,
-    started: Instant,
-    note: &'a dyn Fn(&str),
+pub(super) struct Planner<'a> {
+    pub profile: &'a Profile,
+    pub cluster: &'a Cluster,
+    pub options: &'a Options,
+    pub model: &'a Model,
+    pub machines: &'a Machines,
+    pub started: Instant,
+    pub note: &'a dyn Fn(&str),
 }
 
 impl Planner<'_> {
@@ -161,12 +161,12 @@ impl Planner<'_> {
         })
     }
 
-    fn note(&self, what: &str, found: &Found) {
+    pub(super) fn note(&self, what: &str, found: &Found) {
         let seconds = self.started.elapsed().as_secs_f64();
         (self.note)(&format!("{seconds:.2} s, {what}: {:.4} ms, bound {:.4} ms", found.value, found.bound));
     }
 
-    fn max_stages(&self) -> usize {
+    pub(super) fn max_stages(&self) -> usize {
         self.options.max_stages.unwrap_or(usize::MAX).min(self.machines.count())
     }
 
@@ -174,7 +174,7 @@ impl Planner<'_> {
         route.cost(self.model, self.machines)
     }
 
-    fn bottleneck(&self, route: &Route) -> f64 {
+    pub(super) fn bottleneck(&self, route: &Route) -> f64 {
         self.cost(route).bottleneck
     }
 
@@ -240,17 +240,17 @@ impl Planner<'_> {
         self.machines.count() <= EXACT_NODES || self.machines.classes().len() == 1
     }
 
-    fn effort(&self) -> u64 {
+    pub(super) fn effort(&self) -> u64 {
         (self.options.budget.as_secs_f64() * EFFORT) as u64
     }
 
     /// Whether this share of the deadline is over.
-    fn past(&self, share: f64) -> bool {
+    pub(super) fn past(&self, share: f64) -> bool {
         self.options.deadline.is_some_and(|deadline| self.started.elapsed() > deadline.mul_f64(share))
     }
 
     /// Whether stages may run on several nodes. Latency gains nothing by that.
-    fn shares(&self) -> bool {
+    pub(super) fn shares(&self) -> bool {
         self.options.replicas == Replicas::Auto && self.options.objective == Objective::Throughput
     }
 
@@ -305,118 +305,6 @@ impl Planner<'_> {
             }
         }
         found
-    }
-
-    /// A chain over more unequal nodes than can all be looked at: bounds, a search in depth, and changes of the order.
-    fn many(&self, mut found: Found) -> Found {
-        let share = if self.shares() { 0.5 } else { 0.9 };
-        let late = || self.past(share);
-        let (most, count) = ((self.effort() as f64 * share) as u64, self.machines.count());
-        let mut orders = Orders::new(self.model, self.machines, self.max_stages());
-        for order in self.first_orders(&found.route) {
-            if let Some((value, route)) = orders.best_of(&order, found.bound, found.value) {
-                (found.value, found.route) = (value, route);
-            }
-            if orders.effort > most / 8 || late() {
-                break;
-            }
-        }
-        self.note("first orders of nodes", &found);
-        let paths = Paths::new(self.model, self.machines, self.max_stages());
-        let mut effort = 0;
-        self.bound(&paths, &mut found, &mut effort, &late);
-        self.note("what nodes used twice could do", &found);
-        let provable = self.deepen(&paths, &mut found, &mut effort, &late);
-        self.note("search in depth", &found);
-
-        let order = order_of(&found.route, count);
-        let start = Start { order: &order, best: found.value, bound: found.bound, shared: false };
-        let mut random = Random::new(self.options.seed);
-        let all = orders.effort + most / 2;
-        if let Some((value, route)) = orders.anneal(start, &mut random, all, &late) {
-            (found.value, found.route) = (value, route);
-        }
-        self.note("changes of the order", &found);
-        // Is it the best already?
-        let mut effort = 0;
-        while provable && found.value > found.bound * (1.0 + ROUNDING) && !late() {
-            match paths.within(found.value * (1.0 - 1e-12), &mut effort, most / 8, Depth::Full) {
-                Outcome::Found(route) => (found.value, found.route) = (self.bottleneck(&route), route),
-                Outcome::Impossible => found.bound = found.value,
-                Outcome::OutOfEffort => break,
-            }
-        }
-        found
-    }
-
-    /// Raises the bound to what would be impossible even if nodes could be used twice.
-    fn bound(&self, paths: &Paths<'_>, found: &mut Found, effort: &mut u64, late: &dyn Fn() -> bool) {
-        let mut impossible = |found: &mut Found, limit: f64| {
-            let outcome = paths.within(limit, effort, self.effort() / 8, Depth::Relaxed);
-            let proved = matches!(outcome, Outcome::Impossible);
-            if proved {
-                found.bound = limit;
-            }
-            proved
-        };
-        // Mostly it says nothing that the sum of all work does not say.
-        let first = found.bound + (found.value - found.bound) / 50.0;
-        if found.value <= found.bound * (1.0 + ROUNDING) || !impossible(found, first) {
-            return;
-        }
-        let mut high = found.value;
-        while high - found.bound > 1e-3 * high && !late() {
-            let limit = (found.bound + high) / 2.0;
-            if !impossible(found, limit) {
-                high = limit;
-            }
-        }
-    }
-
-    /// Looks in depth for chains between the bound and what is known, as long as that is found or refuted soon.
-    /// `false` where that is hopeless.
-    fn deepen(&self, paths: &Paths<'_>, found: &mut Found, effort: &mut u64, late: &dyn Fn() -> bool) -> bool {
-        // Whether there is something between the bound and this is not known.
-        let mut open = found.bound;
-        let mut tries = 4;
-        while found.value - open > 1e-4 * found.value && tries > 0 && !late() {
-            let limit = (found.value + open) / 2.0;
-            let most = *effort + self.effort() / 16;
-            match paths.within(limit, effort, most, Depth::Full) {
-                Outcome::Found(route) => {
-                    found.value = self.bottleneck(&route);
-                    found.route = route;
-                }
-                Outcome::Impossible => (found.bound, open) = (found.bound.max(limit), limit),
-                Outcome::OutOfEffort => (open, tries) = (limit, tries - 1),
-            }
-        }
-        tries > 0
-    }
-
-    /// Orders that are worth a look: what is known, fastest first and last, and along the fastest links.
-    fn first_orders(&self, route: &Route) -> Vec<Order> {
-        let count = self.machines.count();
-        let mut by_speed: Vec<usize> = (0..count).collect();
-        by_speed.sort_by(|a, b| self.machines.speed[*b].total_cmp(&self.machines.speed[*a]));
-        let single = |nodes: &mut dyn Iterator<Item = usize>| nodes.map(|node| vec![node]).collect::<Order>();
-        let mut orders = vec![
-            order_of(route, count),
-            single(&mut by_speed.iter().copied()),
-            single(&mut by_speed.iter().rev().copied()),
-        ];
-        for start in by_speed.into_iter().take(2) {
-            let mut path = vec![start];
-            while path.len() < count {
-                let last = path[path.len() - 1];
-                let cost = |node: &usize| self.machines.hop(&[last], &[*node]).ms_per_byte;
-                let free = (0..count).filter(|node| !path.contains(node));
-                let next = free.min_by(|a, b| cost(a).total_cmp(&cost(b)));
-                path.extend(next);
-            }
-            orders.push(single(&mut path.into_iter()));
-        }
-        orders
     }
 
     /// The best plan of all, stages on several nodes among them.
@@ -494,66 +382,9 @@ impl Planner<'_> {
         }
         found
     }
-
-    /// What is short of memory, and the smallest change that would do.
-    fn too_little(&self, fit: &Fit) -> NoPlan {
-        let memory = Memory::new(self.model);
-        let memories = &self.machines.memory;
-        let node = |node: usize| &self.cluster.nodes[node].name;
-        let (largest, most) =
-            memories.iter().enumerate().max_by_key(|(at, most)| (**most, usize::MAX - at)).unwrap_or((0, &0));
-        let short = match memory.too_large(*most) {
-            Some((from, to, need)) => {
-                let name = |at: usize| format!("{at} \"{}\"", self.profile.atoms[at].name);
-                let atoms = match to - from {
-                    1 => format!("atom {}", name(from)),
-                    _ => format!("atoms {} to {}, which cannot be parted,", name(from), name(to - 1)),
-                };
-                format!(
-                    "{atoms} needs {}, and the largest node, \"{}\", has {}",
-                    megabytes(need),
-                    node(largest),
-                    megabytes(*most)
-                )
-            }
-            None => {
-                let (weights, _) = self.model.memory(0, self.profile.atoms.len());
-                let all: u64 = memories.iter().fold(0, |sum, memory| sum.saturating_add(*memory));
-                let within = match self.options.max_stages {
-                    Some(most) if most < memories.len() => format!(" in at most {most} stages"),
-                    _ => String::new(),
-                };
-                let proved = match fit {
-                    Fit::Unknown => "no way was found to",
-                    _ => "there is no way to",
-                };
-                format!(
-                    "{proved} place weights of {} and what stages compute with on {} nodes that have {} together{within}",
-                    megabytes(weights),
-                    memories.len(),
-                    megabytes(all)
-                )
-            }
-        };
-        let Change { raise, add, stages } = memory.change(memories, self.options.max_stages.unwrap_or(usize::MAX));
-        let mut cures = Vec::new();
-        cures.extend(stages.map(|stages| format!("allow {stages} stages")));
-        cures.extend(raise.map(|(at, need)| format!("raise \"{}\" to {}", node(at), megabytes(need))));
-        cures.extend(add.map(|need| format!("add one more node with at least {}", megabytes(need))));
-        // One of the nodes raised to hold the whole network is always enough.
-        NoPlan::Memory { short, cure: cures.join(", or ") }
-    }
 }
 
 struct Limits {
     low: f64,
     always: bool,
-}
-
-/// The groups of `route` in order, then every other node.
-fn order_of(route: &Route, count: usize) -> Order {
-    let mut order: Order = route.legs.iter().map(|leg| leg.nodes.clone()).collect();
-    let used: Vec<usize> = order.iter().flatten().copied().collect();
-    order.extend((0..count).filter(|node| !used.contains(node)).map(|node| vec![node]));
-    order
 }
