@@ -2,19 +2,26 @@
 
 use super::nodes::NodeClient;
 use crate::artifact::Digest;
-use crate::node::Store;
+use crate::node::{Store, StoreError};
 use crate::pipeline::Pipeline;
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 #[derive(Debug)]
 pub struct Artifacts {
     /// Where `build-stages` left them.
     files: Mutex<BTreeMap<Digest, PathBuf>>,
+    /// Opened when something is first sent, where nobody named a folder to keep it in.
+    sent: OnceLock<Sent>,
+    limit: u64,
+}
+
+/// Where what was sent is kept.
+#[derive(Debug)]
+struct Sent {
     store: Arc<Store>,
-    /// Removed at the end, where nobody named a folder to keep.
     _folder: Option<Scratch>,
 }
 
@@ -31,20 +38,24 @@ impl Drop for Scratch {
 impl Artifacts {
     /// Keeps what is sent under `state_dir`, at most `limit` bytes of it; without one, until the end of this process.
     pub fn open(state_dir: Option<&Path>, limit: u64) -> Result<Self> {
-        let (folder, scratch) = match state_dir {
-            Some(folder) => (folder.to_owned(), None),
-            None => {
-                let number = getrandom::u64().map_err(|error| anyhow!("the system has no randomness: {error}"))?;
-                let folder = std::env::temp_dir().join(format!("defer-host-dispatch-{number:016x}"));
-                (folder.clone(), Some(Scratch(folder)))
-            }
-        };
-        let store = Arc::new(Store::open(&folder, limit)?);
-        Ok(Self { files: Mutex::default(), store, _folder: scratch })
+        let sent = OnceLock::new();
+        if let Some(folder) = state_dir {
+            let store = Arc::new(Store::open(folder, limit)?);
+            sent.get_or_init(|| Sent { store, _folder: None });
+        }
+        Ok(Self { files: Mutex::default(), sent, limit })
     }
 
-    pub fn store(&self) -> &Arc<Store> {
-        &self.store
+    /// Where what is sent is kept.
+    pub fn store(&self) -> Result<&Arc<Store>, StoreError> {
+        if let Some(sent) = self.sent.get() {
+            return Ok(&sent.store);
+        }
+        let unique = getrandom::u64().unwrap_or(u64::from(std::process::id()));
+        let folder = std::env::temp_dir().join(format!("defer-host-dispatch-{unique:016x}"));
+        let store = Arc::new(Store::open(&folder, self.limit)?);
+        // Of two at once the second's folder goes again.
+        Ok(&self.sent.get_or_init(|| Sent { store, _folder: Some(Scratch(folder)) }).store)
     }
 
     fn files(&self) -> MutexGuard<'_, BTreeMap<Digest, PathBuf>> {
@@ -58,14 +69,17 @@ impl Artifacts {
 
     /// Where an artifact lies, if anywhere here.
     pub async fn find(&self, digest: &Digest) -> Option<PathBuf> {
-        let (store, digest) = (Arc::clone(&self.store), *digest);
-        let stored = tokio::task::spawn_blocking(move || store.find(&digest)).await.ok().flatten();
+        let digest = *digest;
+        let stored = match self.sent.get().map(|sent| Arc::clone(&sent.store)) {
+            Some(store) => tokio::task::spawn_blocking(move || store.find(&digest)).await.ok().flatten(),
+            None => None,
+        };
         stored.or_else(|| self.files().get(&digest).cloned())
     }
 
     /// Makes room, but not by what `used` names.
     pub fn evict(&self, used: &HashSet<Digest>) {
-        if let Err(error) = self.store.evict(used) {
+        if let Some(Err(error)) = self.sent.get().map(|sent| sent.store.evict(used)) {
             tracing::warn!(%error, "cannot clear the dispatcher's artifacts");
         }
     }
@@ -76,7 +90,7 @@ impl Artifacts {
             return Ok(());
         }
         let mut body = axum::body::Body::new(node.download(digest).await?);
-        self.store.put(digest, None, &mut body).await.context("cannot keep a copy of the stage")?;
+        self.store()?.put(digest, None, &mut body).await.context("cannot keep a copy of the stage")?;
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use super::Admin;
 use crate::artifact::Digest;
 use crate::dispatcher::rollout::{self, RolledOut, RolloutError, Way};
 use crate::http::{ApiError, Path, announced, status_of};
+use crate::node::StoreError;
 use crate::pipeline::Pipeline;
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -33,9 +34,9 @@ pub(super) async fn put_artifact(
     mut body: Body,
 ) -> Result<Json<Value>, ApiError> {
     let digest = parse_digest(&digest)?;
-    let store = admin.generations.place.artifacts.store();
-    let stored = store.put(&digest, announced(&headers), &mut body).await;
-    stored.map_err(|error| ApiError::from_error(error.status(), &error))?;
+    let refusal = |error: StoreError| ApiError::from_error(error.status(), &error);
+    let store = admin.generations.place.artifacts.store().map_err(refusal)?;
+    store.put(&digest, announced(&headers), &mut body).await.map_err(refusal)?;
     tokio::task::spawn_blocking(move || admin.generations.tidy(Some(digest)));
     Ok(Json(json!({"digest": digest})))
 }
