@@ -71,13 +71,22 @@ pub struct Down {
     pub since: Instant,
     /// Why that is thought.
     pub cause: String,
-    /// Nobody listens there, which is certain. An answer that is late may yet come.
-    pub is_certain: bool,
+    pub certainty: Certainty,
+}
+
+/// How sure it is that a node is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// Nobody listens there, or it says so itself.
+    Certain,
+    /// Its answer is late, and may yet come.
+    Late,
 }
 
 impl Member {
     fn new(client: NodeClient) -> Self {
-        let down = Some(Down { since: Instant::now(), cause: "it was not asked yet".to_owned(), is_certain: false });
+        let down =
+            Some(Down { since: Instant::now(), cause: "it was not asked yet".to_owned(), certainty: Certainty::Late });
         Self { client, seen: Mutex::new(Seen { info: None, epoch: None, down }) }
     }
 
@@ -208,7 +217,12 @@ impl Fleet {
             let beat = tokio::time::timeout(deadline, member.client.pulse()).await;
             let beat = beat.unwrap_or_else(|_| bail_late(deadline));
             let pause = match beat {
-                Ok(Pulse { epoch, candidates: waiting }) => {
+                Ok(Pulse { draining: true, .. }) => {
+                    misses = MISSES;
+                    self.gone(&member, "it is shutting down".to_owned(), Certainty::Certain);
+                    DEAD_BEAT
+                }
+                Ok(Pulse { epoch, candidates: waiting, .. }) => {
                     rhythm.record(started.elapsed());
                     misses = 0;
                     self.alive(&member, epoch).await;
@@ -251,14 +265,21 @@ impl Fleet {
     }
 
     fn missed(&self, member: &Member, misses: u32, error: &anyhow::Error) {
-        if misses < MISSES || !member.is_up() {
+        if misses < MISSES {
             return;
         }
-        let cause = format!("{error:#}");
+        let nobody_there = error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect);
+        let certainty = if nobody_there { Certainty::Certain } else { Certainty::Late };
+        self.gone(member, format!("{error:#}"), certainty);
+    }
+
+    fn gone(&self, member: &Member, cause: String, certainty: Certainty) {
+        if !member.is_up() {
+            return;
+        }
         let name = member.name();
-        tracing::warn!(node = name, cause, "the node does not answer");
-        let is_certain = error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect);
-        member.seen().down = Some(Down { since: Instant::now(), cause, is_certain });
+        tracing::warn!(node = name, cause, "the node is gone");
+        member.seen().down = Some(Down { since: Instant::now(), cause, certainty });
         self.news.send_modify(|news| *news += 1);
     }
 }

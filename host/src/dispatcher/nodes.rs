@@ -58,6 +58,9 @@ impl Kind {
 pub struct Pulse {
     /// Drawn anew at each start of the node.
     pub epoch: u64,
+    /// Whether it is about to stop: it finishes what is in it and takes no more.
+    #[serde(default)]
+    pub draining: bool,
     /// Swaps that wait for the dispatcher that owns their pipeline.
     pub candidates: Vec<CandidateInfo>,
 }

@@ -2,7 +2,7 @@
 //! pending starts again there.
 
 use super::deploy::{self, Placed, Progress};
-use super::fleet::{Down, Member};
+use super::fleet::{Certainty, Down, Member};
 use super::generations::{Before, Generations, Trouble};
 use super::running::Running;
 use anyhow::{Context as _, Result, bail};
@@ -119,7 +119,7 @@ fn plan(generations: &Generations, active: &Running, replan_after: Duration, unf
     }
     for &index in &lost {
         let stage = &stages[index];
-        let Some(Down { since, cause, is_certain }) = stage.node.down() else { continue };
+        let Some(Down { since, cause, certainty }) = stage.node.down() else { continue };
         if let Some(node) = idle(&nodes, index) {
             nodes[index] = node;
             continue;
@@ -130,7 +130,7 @@ fn plan(generations: &Generations, active: &Running, replan_after: Duration, unf
         match room {
             Some(node) if since.elapsed() > replan_after => nodes[index] = node,
             // It may only be slow, and nothing is gained by thinking otherwise.
-            _ if !is_certain && since.elapsed() < DOUBT => return Plan::Whole,
+            _ if certainty == Certainty::Late && since.elapsed() < DOUBT => return Plan::Whole,
             room => {
                 let name = stage.node.name();
                 let hope = match room {

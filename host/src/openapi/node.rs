@@ -120,6 +120,7 @@ fn schemas() -> Value {
     json!({
         "Pulse": object([
             ("epoch", described(count(), "Drawn anew at each start of the node.")),
+            ("draining", described(json!({ "type": "boolean" }), "Whether it is about to stop.")),
             ("candidates", array(candidate)),
         ]),
         "Verdict": json!({ "oneOf": [

@@ -2,7 +2,7 @@
 
 use crate::stages::settled;
 use crate::support::chain::{Chain, Node};
-use crate::support::{folder, poll};
+use crate::support::{PATIENCE, folder, poll};
 use crate::traffic::Versions;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -14,6 +14,15 @@ fn signal(node: &Node, signal: Signal) {
 fn nodes(name: &str, count: usize, serve: &[&str]) -> Vec<Node> {
     let folder = folder(&format!("lost-{name}"));
     (0..count).map(|index| Node::start(&folder, &format!("n{index}"), serve)).collect()
+}
+
+/// What happens to a node.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Killed,
+    Frozen,
+    /// Told to stop, as a person would.
+    Stopped,
 }
 
 /// The nodes of the active generation, stage by stage.
@@ -36,29 +45,37 @@ fn fault_after_fault_is_survived_as_long_as_one_node_is_spare() {
     let traffic = versions.traffic(&chain.door, 4);
     let digests: Vec<String> = versions.0[0].pipeline.stages.iter().map(|stage| stage.digest.to_string()).collect();
     poll("every stage on the spare", || digests.iter().all(|digest| chain.nodes[3].has_artifact(digest)).then_some(()));
-    // The middle, killed; the last, frozen; the first, killed. Each comes back and takes over from the next.
+    // Each comes back and takes over from the next.
     let mut spare = "n3".to_owned();
-    for (victim, freeze) in [(1, false), (2, true), (0, false), (1, true)] {
+    for (stage, fault) in
+        [(1, Fault::Killed), (2, Fault::Frozen), (0, Fault::Stopped), (1, Fault::Frozen), (0, Fault::Killed)]
+    {
         let before = homes(&chain);
-        let stage = victim % 3;
         let name = before[stage].clone();
         let at = chain.nodes.iter().position(|node| node.name == name).unwrap();
-        match freeze {
-            true => signal(&chain.nodes[at], Signal::STOP),
-            false => chain.nodes[at].process.kill(),
+        match fault {
+            Fault::Frozen => signal(&chain.nodes[at], Signal::STOP),
+            Fault::Killed => chain.nodes[at].process.kill(),
+            Fault::Stopped => chain.nodes[at].process.ask_to_stop(),
         }
         poll("another home for its stage", || (homes(&chain)[stage] == spare).then_some(()));
-        traffic.goes_on(&format!("the loss of {name}"));
+        traffic.goes_on(&format!("the loss of {name}: {fault:?}"));
         // What wakes up is of no generation that counts, and spare.
-        match freeze {
-            true => signal(&chain.nodes[at], Signal::CONT),
-            false => chain.nodes[at].start_again(),
+        match fault {
+            Fault::Frozen => signal(&chain.nodes[at], Signal::CONT),
+            Fault::Killed => chain.nodes[at].start_again(),
+            Fault::Stopped => {
+                let node = &mut chain.nodes[at];
+                let status = node.process.wait_exit(PATIENCE).expect("nothing holds it");
+                assert_eq!(status.code(), Some(0));
+                node.start_again();
+            }
         }
         poll("its return", || is_up(&chain, &name).then_some(()));
         poll("its stages' end", || chain.nodes[at].stages().is_empty().then_some(()));
         spare = name;
     }
-    assert_eq!(chain.tag().0, 5);
+    assert_eq!(chain.tag().0, 6);
     let admin = chain.admin();
     assert_eq!(admin["counters"]["failed"], 0, "{admin}");
     traffic.end();

@@ -46,7 +46,7 @@ fn refusal(error: &SwapError) -> ApiError {
 }
 
 pub(super) async fn pulse(State(node): Shared) -> Json<Pulse> {
-    Json(Pulse { epoch: node.epoch(), candidates: node.candidates().waiting() })
+    Json(Pulse { epoch: node.epoch(), draining: node.is_draining(), candidates: node.candidates().waiting() })
 }
 
 pub(super) async fn settle(
