@@ -73,10 +73,16 @@ pub struct StageRef {
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlanRef {
-    /// Time of the slowest stage, in ms: decoding, computing and encoding.
+    /// Time of the slowest stage, in ms: decoding, computing and encoding. With a cluster, of the slowest stage or link there.
     pub bottleneck_ms: f64,
-    /// No partition into so many stages has a smaller one.
+    /// No partition into so many stages has a smaller one; with a cluster, no plan for it.
     pub lower_bound_ms: f64,
+    /// Requests per second that the plan expects of its cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throughput_rps: Option<f64>,
+    /// What it expects one request to take when there is no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
 }
 
 /// What lossy codecs were allowed for, and what they did to the calibration inputs.

@@ -126,7 +126,7 @@ impl Prepared {
             inputs: self.network.inputs().iter().map(|input| input.info()).collect(),
             outputs: infos(self.network.outputs()),
             stages: stages.collect(),
-            plan: PlanRef { bottleneck_ms: 0.0, lower_bound_ms: 0.0 },
+            plan: PlanRef { bottleneck_ms: 0.0, lower_bound_ms: 0.0, throughput_rps: None, latency_ms: None },
             accuracy: None,
         };
         pipeline.write(folder).unwrap();

@@ -1,10 +1,15 @@
 //! What the `build-stages` command takes.
 
-use super::BuildError;
+use super::profile::LOSSLESS;
+use super::{BuildError, calibrate};
 use crate::accuracy::Budget;
 use crate::engine::Choice;
+use crate::relay::Codec;
 use clap::Args;
+use defer_partition::cluster::Cluster;
+use defer_partition::command::Goal;
 use defer_partition::dims::parse_dim;
+use defer_partition::plan::{self, Objective};
 use std::path::{Path, PathBuf};
 
 /// Cuts a network into stages: writes DIR/pipeline.json and DIR/stage-<i>.wasm
@@ -17,6 +22,8 @@ Examples:
       a file, profiled with inputs of that width; stages take any width
   defer-host build-stages --model resnet50 --cut add_3_relu,add_7_relu
       three stages, cut after these tensors
+  defer-host build-stages --model resnet50 --cluster cluster.toml
+      as many stages as are best for these machines, each for one of them; dispatch --cluster puts them there
   defer-host build-stages --model ocr-rec --stages 4 --allow-lossy top1-agreement=0.999
       hops may also use lossy codecs, those with which hardly a character is read otherwise")]
 pub struct BuildArgs {
@@ -24,9 +31,18 @@ pub struct BuildArgs {
     #[arg(long, value_name = "MODEL")]
     pub model: String,
 
-    /// Number of stages; cuts go where the slowest stage is fastest
+    /// Number of stages; cuts go where the slowest stage is fastest. With --cluster, at most so many
     #[arg(long, value_name = "N")]
     pub stages: Option<usize>,
+
+    /// Machines to cut for (cluster.toml, see defer-host cluster): their speeds, memory and links decide on cuts, codecs, and
+    /// which stage goes where. Speeds are relative to this machine
+    #[arg(long, value_name = "FILE", conflicts_with = "cuts")]
+    pub cluster: Option<PathBuf>,
+
+    /// What a plan for --cluster is to be good at
+    #[arg(long, value_name = "WHAT", default_value = "throughput", requires = "cluster")]
+    pub objective: Goal,
 
     /// Folder to write; dist/<model> by default
     #[arg(long, value_name = "DIR")]
@@ -85,12 +101,46 @@ pub struct BuildOptions {
     pub threads: usize,
     /// What lossy codecs may do to the answers; none are allowed without.
     pub allow_lossy: Option<Budget>,
+    /// Machines to cut for.
+    pub cluster: Option<Cluster>,
+    /// What a plan for them is to be good at.
+    pub objective: Objective,
 }
 
-impl From<&BuildArgs> for BuildOptions {
-    fn from(args: &BuildArgs) -> Self {
+impl TryFrom<&BuildArgs> for BuildOptions {
+    type Error = BuildError;
+
+    fn try_from(args: &BuildArgs) -> Result<Self, BuildError> {
         let BuildArgs { model, stages, out, cuts, dims, threads, allow_lossy, .. } = args.clone();
-        Self { model, stages, out, cuts, dims, threads, allow_lossy }
+        let cluster = args.cluster.as_deref().map(Cluster::read).transpose()?;
+        let objective = args.objective.into();
+        Ok(Self { model, stages, out, cuts, dims, threads, allow_lossy, cluster, objective })
+    }
+}
+
+/// How many stages there will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Count {
+    Exactly(usize),
+    /// As many as are best, up to a number where one was given.
+    UpTo(Option<usize>),
+}
+
+impl Count {
+    /// The fewest that there may be.
+    pub fn least(self) -> usize {
+        match self {
+            Self::Exactly(stages) => stages,
+            Self::UpTo(limit) => limit.unwrap_or(1).min(1),
+        }
+    }
+
+    /// The most that there may be on `cluster`.
+    pub fn about(self, cluster: &Cluster) -> usize {
+        match self {
+            Self::Exactly(stages) => stages,
+            Self::UpTo(limit) => limit.unwrap_or(usize::MAX).min(cluster.nodes.len()).max(1),
+        }
     }
 }
 
@@ -101,15 +151,30 @@ impl BuildOptions {
     }
 
     /// How many stages there will be.
-    pub(super) fn count(&self) -> Result<usize, BuildError> {
+    pub(super) fn count(&self) -> Result<Count, BuildError> {
         let made = self.cuts.len() + 1;
         match self.stages {
+            limit if self.cluster.is_some() => Ok(Count::UpTo(limit)),
             None if self.cuts.is_empty() => Err(BuildError::NoStages),
             Some(stages) if !self.cuts.is_empty() && stages != made => {
                 Err(BuildError::Contradiction { cuts: self.cuts.len(), made, stages })
             }
-            Some(stages) => Ok(stages),
-            None => Ok(made),
+            Some(stages) => Ok(Count::Exactly(stages)),
+            None => Ok(Count::Exactly(made)),
+        }
+    }
+
+    /// What is asked of a planner for clusters.
+    pub(super) fn wish(&self) -> plan::Options {
+        plan::Options { objective: self.objective, max_stages: self.stages, ..plan::Options::default() }
+    }
+
+    /// Codecs to measure: those that a plan may choose from, raw first.
+    pub(super) fn codecs(&self) -> Vec<Codec> {
+        match (&self.cluster, self.allow_lossy) {
+            (None, _) => vec![Codec::Raw],
+            (Some(_), None) => LOSSLESS.to_vec(),
+            (Some(_), Some(_)) => LOSSLESS.into_iter().chain(calibrate::ladder()).collect(),
         }
     }
 }
@@ -127,7 +192,7 @@ mod tests {
 
     fn options(flags: &[&str]) -> BuildOptions {
         let args = ["build-stages", "--model", "m"].iter().chain(flags);
-        BuildOptions::from(&Command::try_parse_from(args).unwrap().build)
+        BuildOptions::try_from(&Command::try_parse_from(args).unwrap().build).unwrap()
     }
 
     #[test]
@@ -141,7 +206,7 @@ mod tests {
         ] {
             let got = options(flags).count();
             match (got, want) {
-                (Ok(got), Ok(want)) => assert_eq!(got, want, "{flags:?}"),
+                (Ok(got), Ok(want)) => assert_eq!(got, Count::Exactly(want), "{flags:?}"),
                 (Err(error), Err(want)) => {
                     assert!(error.is_usage() && error.to_string().contains(want), "{flags:?}: {error}");
                 }

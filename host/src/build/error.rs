@@ -6,11 +6,12 @@ use crate::client::UsageError;
 use crate::engine::EngineError;
 use crate::relay::LinkError;
 use defer_models::{FetchError, ProcessError, ResolveError};
+use defer_partition::cluster::ClusterError;
 use defer_partition::cut::CutError;
 use defer_partition::dims::DimError;
 use defer_partition::graph::GraphError;
 use defer_partition::onnx::OnnxError;
-use defer_partition::plan::PlanError;
+use defer_partition::plan::{NoPlan, PlanError};
 use defer_partition::slice::SliceError;
 use std::io;
 use std::path::PathBuf;
@@ -37,6 +38,10 @@ pub enum BuildError {
     Stuck { tensor: String, crossing: String, cause: String },
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Place(#[from] NoPlan),
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error("cannot make the model's sample inputs: {0}")]
@@ -84,6 +89,9 @@ pub enum BuildError {
 impl BuildError {
     /// Whether what the user asked for cannot be, as opposed to something that failed on the way: exit code 2, not 1.
     pub fn is_usage(&self) -> bool {
+        if let Self::Place(error) = self {
+            return error.is_usage();
+        }
         matches!(
             self,
             Self::NoStages
@@ -93,6 +101,7 @@ impl BuildError {
                 | Self::Dim(_)
                 | Self::Cut(_)
                 | Self::Stuck { .. }
+                | Self::Cluster(_)
                 | Self::Plan(PlanError::NoStages | PlanError::TooManyStages { .. })
                 | Self::Engine(EngineError::Unavailable(_))
         )

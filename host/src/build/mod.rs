@@ -12,6 +12,7 @@ mod diagnose;
 mod error;
 mod inputs;
 mod measured;
+mod pack;
 mod prepare;
 mod profile;
 mod progress;
@@ -31,16 +32,15 @@ pub use prepare::fold_constants;
 pub use progress::{Phase, Progress};
 
 use crate::accuracy::Budget;
-use crate::artifact::{self, Manifest};
 use crate::engine::{self, Engine, Model, Named, Options, Session};
-use crate::pipeline::{self, Calibration, ModelRef, Pipeline, StageRef};
-use crate::relay::Codec;
+use crate::pipeline::{Calibration, Pipeline};
 use anyhow::Context;
-use defer_partition::cut::{Stage, crossings};
-use defer_partition::plan::PlanError;
-use defer_partition::{Atoms, Network, Partition, TensorInfo, slice};
+use defer_partition::cluster::Cluster;
+use defer_partition::cut::crossings;
+use defer_partition::plan::{Placement, PlanError};
+use defer_partition::{Atoms, Network, Partition};
 use prepare::Prepared;
-use profile::{Figures, Profiler};
+use profile::{LOSSLESS, Profiler};
 use scratch::{Bench, Scratch};
 use shapes::Trace;
 use std::collections::BTreeSet;
@@ -63,6 +63,8 @@ pub struct Built {
     pub leaving_bytes: Vec<u64>,
     /// What lossy codecs do to the answers, where a budget allows some.
     pub lossy: Option<Found>,
+    /// The plan, and the cluster that it is for, where it was cut for one.
+    pub placed: Option<(Placement, Cluster)>,
 }
 
 /// Does what the `build-stages` command was asked: progress on stderr, a table or one JSON document on stdout.
@@ -73,7 +75,7 @@ pub fn run(args: BuildArgs) -> anyhow::Result<()> {
     let bars = Bars::new(if args.verbose { Details::Shown } else { Details::Hidden });
     let build = || {
         let engine = engine::open(args.engine, args.ort_lib.clone())?;
-        build(&BuildOptions::from(&args), engine.as_ref(), &bars)
+        build(&BuildOptions::try_from(&args)?, engine.as_ref(), &bars)
     };
     let built = build().map_err(BuildError::for_a_command)?;
     bars.clear();
@@ -147,28 +149,60 @@ impl Study {
     }
 }
 
+/// So many times a plan is made anew because calibration has forbidden a lossy codec that it uses.
+const LOSSY_PLANS: usize = 6;
+
 /// Cuts a network into stages and writes them; the folder's earlier pipeline is replaced once all are written.
 pub fn build(options: &BuildOptions, engine: &dyn Engine, progress: &dyn Progress) -> Result<Built, BuildError> {
     let stages = options.count()?;
     let folder = |prepared: &Prepared| options.folder(&prepared.name);
     let Study { prepared, atoms, cuts, calibration, session, scratch, mut trace } =
-        Study::new(options, stages, engine, folder, progress)?;
+        Study::new(options, stages.least(), engine, folder, progress)?;
     let (network, folder) = (&prepared.network, folder(&prepared));
     let bench = Bench { engine, options: session, scratch: &scratch };
-    let mut profiler = Profiler::new(&bench, network, &atoms, &mut trace, &[Codec::Raw], progress)?;
-    let figures = profiler.figures(stages, cuts)?;
-    drop(profiler);
-    let partition = Partition::new(network, &atoms, &figures.cuts)?;
-
-    let mut pipeline = pack(&prepared, &partition, &trace, &figures, &scratch, progress)?;
-    let lossy = match calibration {
-        Some((budget, requests)) => {
-            let found = calibrate::calibrate(budget, &bench, &prepared, &pipeline, requests, progress)?;
-            found.record(&mut pipeline);
-            Some(found)
+    let mut profiler = Profiler::new(&bench, network, &atoms, &mut trace, &options.codecs(), progress)?;
+    let mut wish = options.wish();
+    let mut cuts = cuts;
+    let mut round = 0;
+    let (figures, placement, partition, pipeline, lossy) = loop {
+        round += 1;
+        let (figures, placement) = match (&options.cluster, stages) {
+            (Some(cluster), _) => {
+                if round == 1 {
+                    profiler.survey(stages.about(cluster))?;
+                }
+                profiler.place(cluster, &wish).map(|(figures, placement)| (figures, Some(placement)))?
+            }
+            (None, stages) => (profiler.figures(stages.least(), cuts.take())?, None),
+        };
+        let partition = Partition::new(network, &atoms, &figures.cuts)?;
+        let trace = profiler.trace();
+        let mut pipeline = pack::pack(&prepared, &partition, trace, &figures, placement.as_ref(), &scratch, progress)?;
+        let lossy = match &calibration {
+            Some((budget, requests)) => {
+                let found = calibrate::calibrate(*budget, &bench, &prepared, &pipeline, requests.clone(), progress)?;
+                found.record(&mut pipeline);
+                Some(found)
+            }
+            None => None,
+        };
+        let keeps = |profiler: &mut Profiler<'_, '_>| match (&placement, &lossy) {
+            (Some(placement), Some(found)) => {
+                let hops = placement.stages.iter().zip(&found.hops);
+                // Every hop is to be heard of, not only up to the first that breaks the budget.
+                hops.fold(true, |all, (stage, hop)| profiler.allow(stage, &hop.codecs) && all)
+            }
+            _ => true,
+        };
+        if keeps(&mut profiler) {
+            break (figures, placement, partition, pipeline, lossy);
         }
-        None => None,
+        progress.detail("the plan uses lossy codecs that break the budget; planning without them");
+        if round == LOSSY_PLANS {
+            wish.codecs = Some(LOSSLESS.iter().map(ToString::to_string).collect());
+        }
     };
+    drop(profiler);
     write::publish(&scratch, &folder, &pipeline)?;
     let bytes = |name: &&str| trace.tensors.get(*name).map_or(0, |tensor| tensor.data.len() as u64);
     Ok(Built {
@@ -178,6 +212,7 @@ pub fn build(options: &BuildOptions, engine: &dyn Engine, progress: &dyn Progres
         groups: partition.stages.iter().map(|stage| stage.atoms.len()).collect(),
         leaving_bytes: partition.stages.iter().map(|stage| stage.leaving().iter().map(bytes).sum()).collect(),
         lossy,
+        placed: placement.zip(options.cluster.clone()),
     })
 }
 
@@ -203,78 +238,4 @@ fn check_cuts(
         }
     }
     Ok(())
-}
-
-/// Writes the artifacts into `scratch`, and says what the pipeline is.
-fn pack(
-    prepared: &Prepared,
-    partition: &Partition,
-    trace: &Trace,
-    figures: &Figures,
-    scratch: &Scratch,
-    progress: &dyn Progress,
-) -> Result<Pipeline, BuildError> {
-    let network = &prepared.network;
-    progress.phase(Phase::Writing, partition.stages.len());
-    let mut stages = Vec::with_capacity(partition.stages.len());
-    for (stage, times) in partition.stages.iter().zip(&figures.stages) {
-        let mut slice = slice::slice(network, stage, &|tensor| profile::describe(network, trace, tensor))?;
-        trace.batch.name(network.inputs(), &mut slice);
-        let manifest = manifest(prepared, stage, partition.stages.len(), trace)?;
-        let Manifest { inputs, outputs, forwards, .. } = manifest.clone();
-        let digest = write::stage(scratch, manifest, &slice)?;
-        stages.push(StageRef {
-            index: stage.index,
-            file: write::file_name(stage.index),
-            digest,
-            inputs,
-            outputs,
-            forwards,
-            weights_bytes: slice.weights_len,
-            predicted_ms: times.compute_ms,
-            decode_ms: Some(times.decode_ms),
-            encode_ms: Some(times.encode_ms),
-            replicas: None,
-            nodes: None,
-            codec: None,
-            lossy: Vec::new(),
-        });
-        progress.step();
-    }
-    Ok(Pipeline {
-        format: pipeline::FORMAT,
-        name: prepared.name.clone(),
-        model: ModelRef { digest: prepared.digest.to_string(), file: prepared.file.display().to_string() },
-        inputs: network.inputs().iter().map(|input| input.info()).collect(),
-        outputs: infos(network.outputs(), trace, partition.stages.len() - 1)?,
-        stages,
-        plan: figures.plan(),
-        accuracy: None,
-    })
-}
-
-fn manifest(prepared: &Prepared, stage: &Stage, count: usize, trace: &Trace) -> Result<Manifest, BuildError> {
-    let shape = |name: &String| trace.tensors.get(name).map(|tensor| tensor.shape.clone()).unwrap_or_default();
-    Ok(Manifest {
-        format: artifact::FORMAT,
-        pipeline: prepared.name.clone(),
-        index: stage.index,
-        count,
-        inputs: infos(&stage.inputs, trace, stage.index)?,
-        outputs: infos(&stage.outputs, trace, stage.index)?,
-        forwards: infos(&stage.forwards, trace, stage.index)?,
-        model_digest: prepared.digest.to_string(),
-        warm_up: stage.inputs.iter().map(shape).collect(),
-        graph_bytes: 0,
-        weights_bytes: 0,
-    })
-}
-
-/// What the runs have shown of `names`.
-fn infos(names: &[String], trace: &Trace, stage: usize) -> Result<Vec<TensorInfo>, BuildError> {
-    let info = |name: &String| {
-        let undescribed = || slice::SliceError::Undescribed { tensor: name.clone(), stage };
-        Ok(trace.infos.get(name).cloned().ok_or_else(undescribed)?)
-    };
-    names.iter().map(info).collect()
 }

@@ -50,19 +50,24 @@ impl Built {
         let plural = if stages.len() == 1 { "" } else { "s" };
         let mut text = format!("{name}: {} stage{plural} in {}\n\n", stages.len(), self.folder.display());
         align(&mut text, &rows, &[6, 7, 8]);
-        let even = plan.lower_bound_ms / plan.bottleneck_ms.max(f64::MIN_POSITIVE) * 100.0;
-        let _ = writeln!(
-            text,
-            "\nslowest stage {:.2} ms with what the relay takes; no {} stage{plural} of this network can be below {:.2} ms ({even:.0} %)",
-            plan.bottleneck_ms,
-            stages.len(),
-            plan.lower_bound_ms
-        );
+        if self.placed.is_none() {
+            let even = plan.lower_bound_ms / plan.bottleneck_ms.max(f64::MIN_POSITIVE) * 100.0;
+            let _ = writeln!(
+                text,
+                "\nslowest stage {:.2} ms with what the relay takes; no {} stage{plural} of this network can be below {:.2} ms ({even:.0} %)",
+                plan.bottleneck_ms,
+                stages.len(),
+                plan.lower_bound_ms
+            );
+        }
         let together: f64 = stages.iter().map(|stage| stage.predicted_ms).sum();
         let (whole, share) = (self.whole_ms, together / self.whole_ms.max(f64::MIN_POSITIVE));
         let _ = writeln!(text, "all stages together {together:.2} ms, {share:.2} × the uncut network's {whole:.2} ms");
         if let Some(found) = &self.lossy {
             lossy(&mut text, found);
+        }
+        if let Some((placement, cluster)) = &self.placed {
+            let _ = write!(text, "\n{}", defer_partition::command::report(name, cluster, placement));
         }
         text
     }

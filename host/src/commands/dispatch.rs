@@ -1,6 +1,6 @@
 //! `defer-host dispatch`: deploys a pipeline and serves it.
 
-use super::{Exposure, bounds, host_name, read_token, shutdown_on_signal};
+use super::{Exposure, bounds, host_name, placing, read_token, shutdown_on_signal};
 use crate::client::UsageError;
 use crate::dispatcher::deploy::Progress;
 use crate::dispatcher::{Config, Dispatcher, Rounding};
@@ -24,6 +24,7 @@ use std::time::Duration;
       http://127.0.0.1:7720 http://127.0.0.1:7730
   defer-host dispatch --pipeline dist/resnet50 --node http://pi-1:7700 --node http://pi-2:7700 \\
       --codec lz4 --token-file ~/.defer-token --spare http://pi-3:7700 --state-dir ~/defer-dispatcher
+  defer-host dispatch --pipeline dist/resnet50 --cluster cluster.toml
 
 Prints one line per address when the chain is up: \"listening inference http://…\" and \"listening admin http://…\".
 SIGTERM or Ctrl-C answers what is pending and frees the nodes; a second one stops it at once.")]
@@ -32,8 +33,12 @@ pub struct DispatchArgs {
     #[arg(long, value_name = "DIR")]
     pipeline: PathBuf,
     /// Nodes, by the URL of their REST port: stage i runs on node i
-    #[arg(long, value_name = "URL", num_args = 1.., required = true)]
+    #[arg(long, value_name = "URL", num_args = 1.., required_unless_present = "cluster", conflicts_with = "cluster")]
     node: Vec<Url>,
+    /// Machines that the pipeline was cut for (build-stages --cluster), by a file that has their URLs: each stage goes where
+    /// the plan has put it, and nodes without one are spares
+    #[arg(long, value_name = "FILE")]
+    cluster: Option<PathBuf>,
     /// Nodes that take over the stages of those that are lost; so do --node ones beyond the number of stages
     #[arg(long, value_name = "URL", num_args = 1..)]
     spare: Vec<Url>,
@@ -118,8 +123,15 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
         );
     }
     let pipeline = Pipeline::read(&args.pipeline).map_err(|error| UsageError(error.to_string()))?;
-    if args.node.len() < pipeline.stages.len() {
-        let (stages, nodes) = (pipeline.stages.len(), args.node.len());
+    let (nodes, spares) = match &args.cluster {
+        Some(file) => {
+            let placing::Placed { nodes, idle } = placing::read(&pipeline, file)?;
+            (nodes, [args.spare, idle].concat())
+        }
+        None => (args.node, args.spare),
+    };
+    if nodes.len() < pipeline.stages.len() {
+        let (stages, nodes) = (pipeline.stages.len(), nodes.len());
         let text = format!(
             "pipeline \"{}\" has {stages} stages, {nodes} --node were given; stage i runs on node i",
             pipeline.name
@@ -133,8 +145,8 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
     let config = Config {
         name: args.name.unwrap_or_else(host_name),
         pipeline: args.pipeline,
-        nodes: args.node,
-        spares: args.spare,
+        nodes,
+        spares,
         state_dir: args.state_dir,
         store_limit: args.store_limit.saturating_mul(super::MEBI),
         replan_after: Duration::from_secs(args.replan_after),

@@ -4,6 +4,7 @@ mod deploy;
 mod dispatch;
 mod inspect;
 mod models;
+mod placing;
 mod plan;
 mod serve;
 mod swap;

@@ -1,11 +1,16 @@
 //! What is measured for plans, and what comes of plans.
 
-use crate::support::networks::ladder;
-use crate::support::{folder, run, stderr};
+use crate::support::chain::{Door, Node};
+use crate::support::cluster::Process;
+use crate::support::networks::{Staged, assert_same, ladder};
+use crate::support::{BINARY, folder, run, stderr};
+use defer_host::pipeline::Pipeline;
 use defer_partition::profile::Profile;
 use prost::Message as _;
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 /// Writes a ladder of `layers` products under `folder`; gives its path.
 fn written(folder: &Path, layers: usize) -> String {
@@ -46,5 +51,101 @@ fn a_profile_knows_what_each_part_holds_and_what_crosses_each_cut() {
         for codec in ["sparse", "sparse+shuffle-lz4", "shuffle-zstd", "int8", "int8+zstd:relative=1e-2"] {
             assert!(names.contains(codec), "{codec} is not in {names:?}");
         }
+    }
+}
+
+/// Nodes with a name, a URL, a speed and bytes of memory, joined by links of 1 Gbit/s.
+fn cluster(nodes: &[(&str, Option<&str>, f64, u64)]) -> String {
+    let mut text = String::new();
+    for (name, url, speed, memory) in nodes {
+        let _ = write!(text, "[[node]]\nname = \"{name}\"\nspeed = {speed}\nmemory_bytes = {memory}\n");
+        let _ = url.map(|url| writeln!(text, "url = \"{url}\""));
+    }
+    text + "[link]\nbandwidth_bps = 1e9\nlatency_ms = 0.1\n"
+}
+
+/// Room for five of a ladder's products, and activations.
+const FIVE: u64 = 5 * 64 * 64 * 4 + 8192;
+
+#[test]
+fn a_pipeline_that_was_cut_for_a_cluster_runs_where_its_plan_says() {
+    let folder = folder("planned");
+    let model = written(&folder, 12);
+    let nodes: Vec<Node> = ["first", "second", "third"].map(|name| Node::start(&folder, name, &[])).into();
+    // Twelve products need three nodes, and the plan may take them in any order.
+    let lines: Vec<_> = nodes
+        .iter()
+        .zip([0.5, 1.0, 0.25])
+        .map(|(node, speed)| (node.name.as_str(), Some(node.url()), speed, FIVE))
+        .collect();
+    let file = folder.join("cluster.toml");
+    std::fs::write(&file, cluster(&lines)).unwrap();
+    let (file, out) = (file.to_str().unwrap(), folder.join("stages"));
+    let flags = ["build-stages", "--model", &model, "--cluster", file, "--dim", "n=2", "--out", out.to_str().unwrap()];
+    let built = run(&flags);
+    assert!(built.status.success(), "{}", stderr(&built));
+    let pipeline = Pipeline::read(&out).unwrap();
+    let placed: Vec<&str> = pipeline.stages.iter().map(|stage| stage.nodes.as_ref().unwrap()[0].as_str()).collect();
+    assert_eq!(placed.iter().collect::<BTreeSet<_>>().len(), 3, "{placed:?}");
+    for (index, stage) in pipeline.stages.iter().enumerate() {
+        assert!(stage.weights_bytes <= FIVE, "{} bytes", stage.weights_bytes);
+        assert_eq!(stage.codec.is_some(), index < 2, "every hop but the last has its codec");
+        assert!(stage.decode_ms.is_some_and(|ms| ms > 0.0) && stage.encode_ms.is_some_and(|ms| ms > 0.0));
+    }
+    let plan = pipeline.plan;
+    assert!(plan.lower_bound_ms <= plan.bottleneck_ms && plan.latency_ms.unwrap() >= plan.bottleneck_ms);
+    assert!((plan.throughput_rps.unwrap() * plan.bottleneck_ms - 1e3).abs() < 1e-6);
+
+    let flags = ["dispatch", "--pipeline", out.to_str().unwrap(), "--cluster", file];
+    let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let mut dispatcher = Process::spawn(Path::new(BINARY), &[&flags[..], &ports].concat(), &[]).unwrap();
+    dispatcher.wait_listening(&["inference", "admin"], Duration::from_secs(60)).unwrap();
+    for (index, name) in placed.iter().enumerate() {
+        let node = nodes.iter().find(|node| node.name == *name).unwrap();
+        assert_eq!(node.stages()[0]["index"], index, "{name}");
+    }
+    let staged = Staged { file: model.into(), folder: out, pipeline };
+    let door = Door { url: dispatcher.address("inference").to_owned(), model: staged.name().to_owned() };
+    let inputs = staged.inputs(1, 2);
+    assert_same(&door.infer(&inputs).unwrap(), &staged.whole(&inputs), "the placed chain");
+}
+
+#[test]
+fn placing_that_cannot_be_is_refused_with_the_name_of_what_is_missing() {
+    let folder = folder("misplaced");
+    let model = written(&folder, 6);
+    let write = |name: &str, text: String| {
+        let file = folder.join(name);
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let small = 3 * 64 * 64 * 4 + 8192;
+    let nowhere = Some("http://127.0.0.1:9");
+    let good = write("good.toml", cluster(&[("a", nowhere, 1.0, small), ("b", nowhere, 1.0, small)]));
+    let no_url = write("no-url.toml", cluster(&[("a", None, 1.0, small), ("b", nowhere, 1.0, small)]));
+    let other = write("other.toml", cluster(&[("a", nowhere, 1.0, small), ("c", nowhere, 1.0, small)]));
+    let crowded = write("crowded.toml", cluster(&[("a", nowhere, 1.0, small)]));
+    let twice = write("twice.toml", cluster(&[("a", nowhere, 1.0, small), ("a", nowhere, 1.0, small)]));
+    let (placed, plain) = (folder.join("placed"), folder.join("plain"));
+    let (placed, plain) = (placed.to_str().unwrap(), plain.to_str().unwrap());
+    let build = |flags: &[&str]| run(&[&["build-stages", "--model", &model, "--dim", "n=2"], flags].concat());
+    assert!(build(&["--cluster", &good, "--out", placed]).status.success());
+    assert!(build(&["--stages", "2", "--out", plain]).status.success());
+    let dispatch =
+        |flags: &[&str]| run(&[&["dispatch", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"], flags].concat());
+    for (output, code, said) in [
+        (build(&["--cluster", &crowded, "--out", placed]), 1, &["no plan", "MB"][..]),
+        (build(&["--cluster", &twice, "--out", placed]), 2, &["twice.toml", "two nodes are called \"a\""]),
+        (build(&["--cluster", "nowhere.toml", "--out", placed]), 2, &["nowhere.toml"]),
+        (build(&["--cluster", &good, "--cut", "t3", "--out", placed]), 2, &["--cut"]),
+        (dispatch(&["--pipeline", plain, "--cluster", &good]), 2, &["stage 0", "on no node", "--cluster"]),
+        (dispatch(&["--pipeline", placed, "--cluster", &other]), 2, &["node \"b\"", "other.toml", "does not list"]),
+        (dispatch(&["--pipeline", placed, "--cluster", &no_url]), 2, &["node \"a\"", "no url", "no-url.toml"]),
+        (dispatch(&["--pipeline", placed, "--cluster", &good, "--node", "http://127.0.0.1:9"]), 2, &["--node"]),
+        (dispatch(&["--pipeline", placed]), 2, &["--node"]),
+    ] {
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{said:?}: {text}");
+        said.iter().for_each(|said| assert!(text.contains(said), "{said:?} is not in {text}"));
     }
 }

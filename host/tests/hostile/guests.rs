@@ -38,7 +38,7 @@ fn packed(name: &str, parts: &Parts) -> Staged {
         inputs,
         outputs,
         stages: vec![stage],
-        plan: PlanRef { bottleneck_ms: 1.0, lower_bound_ms: 1.0 },
+        plan: PlanRef { bottleneck_ms: 1.0, lower_bound_ms: 1.0, throughput_rps: None, latency_ms: None },
         accuracy: None,
     };
     pipeline.write(&folder).unwrap();

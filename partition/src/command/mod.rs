@@ -3,6 +3,8 @@
 mod svg;
 mod table;
 
+pub use table::text as report;
+
 use crate::cluster::{Cluster, ClusterError};
 use crate::plan::{NoPlan, Objective, Options, Placement, Replicas, place_noting};
 use crate::profile::{Profile, ProfileError};
@@ -115,13 +117,19 @@ impl PlanCommandError {
     }
 }
 
+impl From<Goal> for Objective {
+    fn from(goal: Goal) -> Self {
+        match goal {
+            Goal::Throughput => Self::Throughput,
+            Goal::Latency => Self::Latency,
+        }
+    }
+}
+
 impl PlanArgs {
     fn options(&self) -> Options {
         Options {
-            objective: match self.objective {
-                Goal::Throughput => Objective::Throughput,
-                Goal::Latency => Objective::Latency,
-            },
+            objective: self.objective.into(),
             max_stages: self.max_stages,
             replicas: match self.replicas {
                 Sharing::Off => Replicas::Off,
@@ -148,7 +156,7 @@ pub fn run(args: &PlanArgs, note: &dyn Fn(&str)) -> Result<String, PlanCommandEr
     }
     Ok(match args.json {
         true => json(&plan),
-        false => table::text(&profile, &cluster, &plan),
+        false => report(&profile.model, &cluster, &plan),
     })
 }
 

@@ -2,15 +2,15 @@
 
 use crate::cluster::Cluster;
 use crate::plan::{Alternative, Kind, PlacedStage, Placement};
-use crate::profile::Profile;
 use std::collections::BTreeSet;
 
 /// Characters of a bar of a node's time, and of a link's.
 const CPU: usize = 40;
 const LINK: usize = 20;
 
-pub(super) fn text(profile: &Profile, cluster: &Cluster, plan: &Placement) -> String {
-    let mut text = headline(profile, cluster, plan);
+/// The plan of network `model` for a person.
+pub fn text(model: &str, cluster: &Cluster, plan: &Placement) -> String {
+    let mut text = headline(model, cluster, plan);
     text += &stages(plan);
     text += &bars(plan);
     text += &alternatives(plan);
@@ -20,7 +20,7 @@ pub(super) fn text(profile: &Profile, cluster: &Cluster, plan: &Placement) -> St
     text
 }
 
-fn headline(profile: &Profile, cluster: &Cluster, plan: &Placement) -> String {
+fn headline(model: &str, cluster: &Cluster, plan: &Placement) -> String {
     let rate = rate(plan.throughput_rps);
     let used: usize = plan.stages.iter().map(|stage| stage.nodes.len()).sum();
     let what = match plan.kind {
@@ -37,7 +37,7 @@ fn headline(profile: &Profile, cluster: &Cluster, plan: &Placement) -> String {
     };
     format!(
         "{}: {what} ({used} of {} nodes)\n{rate} inferences per second, bottleneck {:.3} ms, latency {:.3} ms; {proof}\n\n",
-        profile.model,
+        model,
         cluster.nodes.len(),
         plan.bottleneck_ms,
         plan.latency_ms,

@@ -39,6 +39,11 @@ const FEW: usize = 2;
 /// Hops that carry less than this are left alone: nothing is saved there.
 const LEAST: u64 = 1024;
 
+/// Every codec that is tried.
+pub(super) fn ladder() -> impl Iterator<Item = Codec> {
+    hop::ladder().into_iter().flatten()
+}
+
 /// What was found of each hop, the last one being that to the dispatcher.
 #[derive(Clone, Debug)]
 pub struct HopAccuracy {

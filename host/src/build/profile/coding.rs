@@ -71,6 +71,10 @@ impl Codings {
         Self { codecs: codecs.to_vec(), toll, of }
     }
 
+    pub fn codecs(&self) -> &[Codec] {
+        &self.codecs
+    }
+
     /// Of one tensor, codec by codec; nothing of one that no run has shown.
     pub fn of(&self, name: &str) -> Vec<CodecCost> {
         self.of.get(name).cloned().unwrap_or_default()

@@ -11,6 +11,7 @@ mod coding;
 mod costs;
 mod fit;
 mod pieces;
+mod placed;
 mod runs;
 mod written;
 
@@ -89,7 +90,8 @@ impl StageTimes {
 impl Figures {
     pub fn plan(&self) -> PlanRef {
         let bottleneck_ms = self.stages.iter().map(StageTimes::sum).fold(0.0, f64::max);
-        PlanRef { bottleneck_ms, lower_bound_ms: self.lower_bound_ms.min(bottleneck_ms) }
+        let lower_bound_ms = self.lower_bound_ms.min(bottleneck_ms);
+        PlanRef { bottleneck_ms, lower_bound_ms, throughput_rps: None, latency_ms: None }
     }
 }
 
@@ -115,6 +117,8 @@ pub(super) struct Profiler<'a, 'b> {
     surveyed: Vec<(Range<usize>, f64)>,
     /// Times of runs that were stages of a plan.
     checked: HashMap<Range<usize>, f64>,
+    /// Codecs that plans must not use behind a piece.
+    barred: HashMap<usize, BTreeSet<String>>,
 }
 
 impl<'a, 'b> Profiler<'a, 'b> {
@@ -133,8 +137,13 @@ impl<'a, 'b> Profiler<'a, 'b> {
         let names = pieces.crossing.iter().chain(&ends).flatten().map(String::as_str).collect();
         let codings = Codings::measure(&trace.tensors, &names, codecs, Toll::measure()?, progress);
         let watch = Stopwatch::new(bench, network, atoms, trace, progress, FIRST)?;
-        let (surveyed, checked) = (Vec::new(), HashMap::new());
-        Ok(Self { pieces, watch, trace, progress, codings, ends, surveyed, checked })
+        let (surveyed, checked, barred) = Default::default();
+        Ok(Self { pieces, watch, trace, progress, codings, ends, surveyed, checked, barred })
+    }
+
+    /// What the network was seen to compute.
+    pub fn trace(&self) -> &Trace {
+        self.trace
     }
 
     /// Where to cut into `stages` so that the slowest is as fast as can be, and what they take; `given` cuts, after groups,

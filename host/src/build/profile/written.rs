@@ -1,7 +1,7 @@
 //! What was found out as a `profile.json`, for planners.
 
 use super::Profiler;
-use defer_partition::profile::{AtomCost, CutCost, FORMAT, Profile, RunCost, TensorCost};
+use defer_partition::profile::{AtomCost, CodecCost, CutCost, FORMAT, Profile, RunCost, TensorCost};
 
 impl Profiler<'_, '_> {
     /// The profile of the network `model`, whose atoms are pieces.
@@ -26,7 +26,7 @@ impl Profiler<'_, '_> {
         let cuts = pieces.crossing.iter().zip(&fit.boundaries_ms).enumerate().map(|(after, (names, ms))| CutCost {
             after,
             tensors: names.clone(),
-            codecs: self.codings.together(names.iter().map(String::as_str)),
+            codecs: self.allowed(after, self.codings.together(names.iter().map(String::as_str))),
             // A frame is sent on one side and taken in on the other, whatever is in it.
             boundary_ms: ms + receive + send,
         });
@@ -59,5 +59,12 @@ impl Profiler<'_, '_> {
             tensors: tensors.collect(),
             runs,
         }
+    }
+
+    fn allowed(&self, after: usize, mut codecs: Vec<CodecCost>) -> Vec<CodecCost> {
+        if let Some(barred) = self.barred.get(&after) {
+            codecs.retain(|codec| !barred.contains(&codec.name));
+        }
+        codecs
     }
 }

@@ -1,0 +1,63 @@
+//! Which node runs which stage, where `build-stages --cluster` has said so.
+
+use crate::client::UsageError;
+use crate::pipeline::Pipeline;
+use defer_partition::cluster::Cluster;
+use reqwest::Url;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The nodes of a cluster by what they have to do with a pipeline.
+pub struct Placed {
+    /// Stage by stage.
+    pub nodes: Vec<Url>,
+    /// Those that the plan has left alone, as far as the file has their URLs.
+    pub idle: Vec<Url>,
+}
+
+/// Reads from the cluster file at `path` where the nodes are that the stages of `pipeline` are placed on.
+pub fn read(pipeline: &Pipeline, path: &Path) -> Result<Placed, UsageError> {
+    let cluster = Cluster::read(path).map_err(|error| UsageError(error.to_string()))?;
+    let (name, file) = (&pipeline.name, path.display());
+    let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
+    let locate = |node: &str, url: &str| {
+        parse(url).map_err(|cause| UsageError(format!("url of node \"{node}\" in {file}: {cause}")))
+    };
+    let mut nodes = Vec::with_capacity(pipeline.stages.len());
+    for stage in &pipeline.stages {
+        let index = stage.index;
+        let refuse = |why: String| UsageError(format!("stage {index} of pipeline \"{name}\" {why}"));
+        let node = match stage.nodes.as_deref() {
+            None | Some([]) => {
+                return Err(refuse(
+                    "is placed on no node; cut it with build-stages --cluster, or give --node".to_owned(),
+                ));
+            }
+            Some([node]) => node.as_str(),
+            Some(several) => {
+                return Err(refuse(format!("is placed on {} nodes; a stage runs on one", several.len())));
+            }
+        };
+        if let Some(other) = taken.insert(node, index) {
+            return Err(refuse(format!("and stage {other} are both placed on node \"{node}\"")));
+        }
+        let known = cluster.node(node).ok_or_else(|| {
+            refuse(format!("is placed on node \"{node}\", which {file} does not list; cut it again with that file"))
+        })?;
+        let url = known
+            .url
+            .as_deref()
+            .ok_or_else(|| refuse(format!("is placed on node \"{node}\", which has no url in {file}; add it")))?;
+        nodes.push(locate(node, url)?);
+    }
+    let idle = cluster.nodes.iter().filter(|node| !taken.contains_key(node.name.as_str()));
+    let idle = idle.filter_map(|node| Some(locate(&node.name, node.url.as_deref()?)));
+    Ok(Placed { nodes, idle: idle.collect::<Result<_, _>>()? })
+}
+
+fn parse(url: &str) -> Result<Url, String> {
+    match url.parse::<Url>() {
+        Ok(url) if url.scheme() == "http" && !url.cannot_be_a_base() => Ok(url),
+        _ => Err(format!("\"{url}\" is no URL such as http://pi-1:7700")),
+    }
+}
