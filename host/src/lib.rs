@@ -14,6 +14,7 @@ pub mod oip;
 pub mod openapi;
 pub mod pipeline;
 pub mod port;
+pub mod probe;
 pub mod relay;
 pub mod sandbox;
 pub mod stdout;

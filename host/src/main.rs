@@ -27,6 +27,7 @@ struct Cli {
 enum Command {
     BuildStages(build::BuildArgs),
     Profile(build::ProfileArgs),
+    Cluster(commands::ClusterArgs),
     Serve(commands::ServeArgs),
     Dispatch(commands::DispatchArgs),
     Infer(client::InferArgs),
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::BuildStages(args) => build::run(args),
         Command::Profile(args) => build::run_profile(&args),
+        Command::Cluster(args) => run(commands::cluster(args)),
         Command::Inspect(args) => commands::inspect(&args),
         Command::Models(args) => commands::models(&args),
         Command::Plan(args) => commands::plan(&args),

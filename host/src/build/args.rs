@@ -40,6 +40,11 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "cuts")]
     pub cluster: Option<PathBuf>,
 
+    /// Codecs that the hops of a plan for --cluster may use [default: whichever lossless ones are worth it, and with
+    /// --allow-lossy lossy ones]
+    #[arg(long = "codec", value_name = "C,…", value_delimiter = ',', requires = "cluster", value_parser = str::parse::<Codec>)]
+    pub codecs: Vec<Codec>,
+
     /// What a plan for --cluster is to be good at
     #[arg(long, value_name = "WHAT", default_value = "throughput", requires = "cluster")]
     pub objective: Goal,
@@ -105,16 +110,21 @@ pub struct BuildOptions {
     pub cluster: Option<Cluster>,
     /// What a plan for them is to be good at.
     pub objective: Objective,
+    /// Codecs that it may use; none to leave that open.
+    pub codecs: Vec<Codec>,
 }
 
 impl TryFrom<&BuildArgs> for BuildOptions {
     type Error = BuildError;
 
     fn try_from(args: &BuildArgs) -> Result<Self, BuildError> {
-        let BuildArgs { model, stages, out, cuts, dims, threads, allow_lossy, .. } = args.clone();
+        let BuildArgs { model, stages, out, cuts, dims, threads, allow_lossy, codecs, .. } = args.clone();
+        if let (Some(lossy), None) = (codecs.iter().find(|codec| codec.is_lossy()), allow_lossy) {
+            return Err(BuildError::Lossy { codec: lossy.to_string() });
+        }
         let cluster = args.cluster.as_deref().map(Cluster::read).transpose()?;
         let objective = args.objective.into();
-        Ok(Self { model, stages, out, cuts, dims, threads, allow_lossy, cluster, objective })
+        Ok(Self { model, stages, out, cuts, dims, threads, allow_lossy, cluster, objective, codecs })
     }
 }
 
@@ -166,13 +176,23 @@ impl BuildOptions {
 
     /// What is asked of a planner for clusters.
     pub(super) fn wish(&self) -> plan::Options {
-        plan::Options { objective: self.objective, max_stages: self.stages, ..plan::Options::default() }
+        let codecs = self.codecs.iter().map(ToString::to_string).collect();
+        plan::Options {
+            objective: self.objective,
+            max_stages: self.stages,
+            codecs: (!self.codecs.is_empty()).then_some(codecs),
+            ..plan::Options::default()
+        }
     }
 
     /// Codecs to measure: those that a plan may choose from, raw first.
-    pub(super) fn codecs(&self) -> Vec<Codec> {
+    pub(super) fn measured(&self) -> Vec<Codec> {
         match (&self.cluster, self.allow_lossy) {
             (None, _) => vec![Codec::Raw],
+            (Some(_), _) if !self.codecs.is_empty() => {
+                let named = self.codecs.iter().copied().filter(|codec| *codec != Codec::Raw);
+                std::iter::once(Codec::Raw).chain(named).collect()
+            }
             (Some(_), None) => LOSSLESS.to_vec(),
             (Some(_), Some(_)) => LOSSLESS.into_iter().chain(calibrate::ladder()).collect(),
         }

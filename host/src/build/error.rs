@@ -38,6 +38,8 @@ pub enum BuildError {
     Stuck { tensor: String, crossing: String, cause: String },
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error("codec {codec} changes results; say how far they may be off (--allow-lossy)")]
+    Lossy { codec: String },
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     #[error(transparent)]
@@ -102,6 +104,7 @@ impl BuildError {
                 | Self::Cut(_)
                 | Self::Stuck { .. }
                 | Self::Cluster(_)
+                | Self::Lossy { .. }
                 | Self::Plan(PlanError::NoStages | PlanError::TooManyStages { .. })
                 | Self::Engine(EngineError::Unavailable(_))
         )

@@ -40,7 +40,7 @@ use defer_partition::cut::crossings;
 use defer_partition::plan::{Placement, PlanError};
 use defer_partition::{Atoms, Network, Partition};
 use prepare::Prepared;
-use profile::{LOSSLESS, Profiler};
+use profile::Profiler;
 use scratch::{Bench, Scratch};
 use shapes::Trace;
 use std::collections::BTreeSet;
@@ -160,7 +160,7 @@ pub fn build(options: &BuildOptions, engine: &dyn Engine, progress: &dyn Progres
         Study::new(options, stages.least(), engine, folder, progress)?;
     let (network, folder) = (&prepared.network, folder(&prepared));
     let bench = Bench { engine, options: session, scratch: &scratch };
-    let mut profiler = Profiler::new(&bench, network, &atoms, &mut trace, &options.codecs(), progress)?;
+    let mut profiler = Profiler::new(&bench, network, &atoms, &mut trace, &options.measured(), progress)?;
     let mut wish = options.wish();
     let mut cuts = cuts;
     let mut round = 0;
@@ -199,7 +199,10 @@ pub fn build(options: &BuildOptions, engine: &dyn Engine, progress: &dyn Progres
         }
         progress.detail("the plan uses lossy codecs that break the budget; planning without them");
         if round == LOSSY_PLANS {
-            wish.codecs = Some(LOSSLESS.iter().map(ToString::to_string).collect());
+            // The lossless ones alone; raw, where only lossy ones were named.
+            let lossless: Vec<String> =
+                options.measured().iter().filter(|codec| !codec.is_lossy()).map(ToString::to_string).collect();
+            wish.codecs = Some(lossless);
         }
     };
     drop(profiler);

@@ -1,5 +1,6 @@
 //! The commands of `defer-host`: their flags, and what runs behind them.
 
+mod cluster;
 mod deploy;
 mod dispatch;
 mod inspect;
@@ -9,6 +10,7 @@ mod plan;
 mod serve;
 mod swap;
 
+pub use cluster::{ClusterArgs, cluster};
 pub use deploy::{DeployArgs, deploy};
 pub use dispatch::{DispatchArgs, dispatch};
 pub use inspect::{InspectArgs, inspect};

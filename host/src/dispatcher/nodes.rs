@@ -7,6 +7,7 @@ use crate::pipeline::Pipeline;
 use crate::relay::Token;
 use anyhow::{Context as _, Result, anyhow, bail};
 use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
@@ -190,6 +191,12 @@ impl NodeClient {
     pub async fn download(&self, digest: &Digest) -> Result<Body> {
         let request = self.request(Method::GET, &["v1", "artifacts", &digest.to_string()])?;
         Ok(Body::from(self.accept(self.send(request).await?).await?))
+    }
+
+    /// Posts `body` to `path`, and waits for the answer for at most `limit`.
+    pub async fn ask<T: DeserializeOwned>(&self, path: &[&str], body: &impl Serialize, limit: Duration) -> Result<T> {
+        let request = self.request(Method::POST, path)?.timeout(limit).json(body);
+        Ok(self.accept(self.send(request).await?).await?.json().await?)
     }
 
     pub async fn slots(&self) -> Result<Vec<SlotInfo>> {

@@ -3,9 +3,10 @@
 use super::Node;
 use super::generation::{Generation, Slot};
 use crate::port::{Place, Places};
+use crate::probe::path;
 use crate::relay::hello::{accept, refuse, turn_away};
 use crate::relay::traffic::{Origin, receive};
-use crate::relay::{Connection, Hello, Limits, Role};
+use crate::relay::{Connection, Hello, Limits, LinkError, Role};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -72,6 +73,15 @@ async fn converse(node: &Node, stream: TcpStream, place: &Place) -> Result<(), S
     let limits = context.limits.clone();
     let (mut connection, hello) =
         accept(stream, &context.node, &context.token, limits.clone()).await.map_err(|error| error.to_string())?;
+    if hello.role == Role::Probe {
+        let _busy = place.busy();
+        let absorbed = path::absorb(connection, &context.node, limits, node.draining()).await;
+        // A prober leaves in the middle of a frame when its time is over.
+        return absorbed.or_else(|error| match error {
+            LinkError::Truncated | LinkError::Io(_) | LinkError::Closed => Ok(()),
+            error => Err(error.to_string()),
+        });
+    }
     let (generation, stage) = match find(node, &hello) {
         Ok(found) => found,
         Err(cause) => {
@@ -92,6 +102,8 @@ async fn converse(node: &Node, stream: TcpStream, place: &Place) -> Result<(), S
             slot.collect(connection).await;
             Ok(())
         }
+        // It is over by now.
+        Role::Probe => Ok(()),
     }
 }
 

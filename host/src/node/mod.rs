@@ -11,6 +11,7 @@ mod memory;
 mod notes;
 mod outlet;
 mod prepacking;
+mod probe;
 mod rest;
 mod runner;
 mod slot;

@@ -3,6 +3,7 @@
 mod stages;
 
 use super::generation::{Generation, Prepare};
+use super::probe;
 use super::slot::CountersJson;
 use super::table::{Node, PrepareError};
 use crate::artifact::Digest;
@@ -50,6 +51,8 @@ fn routes(token: Token) -> Router<Arc<Node>> {
         .route("/v1/stages/{pipeline}/{index}/rollback", post(stages::roll_back))
         .route("/v1/pulse", get(stages::pulse))
         .route("/v1/candidates/{candidate}", post(stages::settle))
+        .route("/v1/probe/speed", post(probe::speed))
+        .route("/v1/probe/link", post(probe::link))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(token, require_token));
     Router::new()
@@ -88,6 +91,8 @@ async fn describe(State(node): Shared) -> Json<Value> {
         "cores": std::thread::available_parallelism().map_or(1, usize::from),
         "threads": loader.options.threads,
         "memory": Memory::now(),
+        "usable_memory_bytes": probe::usable(&node),
+        "speed": crate::probe::speed::latest(),
         "abandoned_threads": engine::abandoned::count(),
         "engines": engine::list(loader.engine.as_ref()),
         "protocol": frame::VERSION,

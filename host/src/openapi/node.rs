@@ -27,7 +27,22 @@ pub fn document() -> Value {
     add("/v1/candidates/{candidate}", candidates());
     add("/v1/artifacts/{digest}", artifacts());
     add("/v1/pipelines/{pipeline}/generations/{generation}", generations());
+    let speed = ok("What this node can do.", "Means");
+    let mut speed = guarded("probeSpeed", "Computes a standard network for about 2.5 s", speed, &[409, 500]);
+    speed["description"] =
+        "Nothing else is measured on this node meanwhile; what it serves goes on, more slowly.".into();
+    add("/v1/probe/speed", json!({ "post": speed }));
+    add("/v1/probe/link", json!({ "post": link() }));
     super::document("defer-host node", ABOUT, paths, "node", schemas())
+}
+
+fn link() -> Value {
+    let path = ok("What the link can do in that direction.", "Path");
+    let mut post =
+        guarded("probeLink", "Sends frames to another relay for about a second", path, &[400, 408, 409, 502]);
+    let target = json!({ "application/json": { "schema": reference("Target") } });
+    post["requestBody"] = json!({ "required": true, "content": target });
+    post
 }
 
 fn artifacts() -> Value {
@@ -151,6 +166,8 @@ fn schemas() -> Value {
             ("cores", count()),
             ("threads", count()),
             ("memory", reference("Memory")),
+            ("usable_memory_bytes", described(nullable(count()), "What stages may still take, if the system says.")),
+            ("speed", described(nullable(number()), "Standard networks per second, when that was last measured.")),
             ("abandoned_threads", described(count(), "Threads that an engine does not give back.")),
             ("engines", array(reference("Engine"))),
             ("protocol", described(count(), "Version of the relay's protocol.")),
@@ -159,6 +176,16 @@ fn schemas() -> Value {
             ("max_tensor_bytes", count()),
             ("store_limit_bytes", described(count(), "Artifacts that it keeps, and the largest that it takes.")),
             ("uptime_s", count()),
+        ]),
+        "Means": object([
+            ("runs_per_s", described(number(), "How often it computes the standard network per second.")),
+            ("memory_bytes", described(nullable(count()), "What stages may still take, if the system says.")),
+            ("cores", count()),
+        ]),
+        "Target": object([("relay", described(string(), "host:port of the relay to send to."))]),
+        "Path": object([
+            ("bandwidth_bps", described(number(), "Bits per second.")),
+            ("latency_ms", described(number(), "Half of the time until a frame is answered.")),
         ]),
         "Timings": object([
             ("count", count()),

@@ -24,6 +24,8 @@ pub enum Role {
     Feed,
     /// To receive what it computes: the dispatcher, of the last stage.
     Collect,
+    /// To find out what the link can do; no stage is meant.
+    Probe,
 }
 
 /// What a dialer says first.

@@ -6,6 +6,7 @@ mod clock;
 mod life;
 mod limits;
 mod planned;
+mod probed;
 mod reports;
 mod rivals;
 mod state;

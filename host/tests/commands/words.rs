@@ -18,7 +18,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("stdout is UTF-8")
 }
 
-const COMMANDS: [&str; 6] = ["build-stages", "profile", "serve", "dispatch", "infer", "inspect"];
+const COMMANDS: [&str; 7] = ["build-stages", "profile", "cluster", "serve", "dispatch", "infer", "inspect"];
 
 #[test]
 fn every_command_explains_itself_with_an_example() {

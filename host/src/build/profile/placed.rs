@@ -25,13 +25,18 @@ impl Profiler<'_, '_> {
                 break placement;
             }
         };
+        let (passage, count) = (self.passage(), self.pieces.count());
+        let (receive, send) = self.codings.frame();
         let stage = |stage: &PlacedStage| {
             let speed = cluster.node(&stage.nodes[0]).map_or(1.0, |node| node.speed);
-            let compute = || stage.compute_ms * speed;
+            let run = run(stage);
+            // What a plan counts as the first and the last atom's: see `Profiler::profile`.
+            let taken = if run.start == 0 { passage.enter_ms[0] } else { receive };
+            let sent = if run.end == count { passage.leave_ms[count] } else { send };
             StageTimes {
-                decode_ms: stage.decode_ms * speed,
-                compute_ms: self.checked.get(&run(stage)).copied().unwrap_or_else(compute),
-                encode_ms: stage.encode_ms * speed,
+                decode_ms: stage.decode_ms * speed + taken,
+                compute_ms: self.checked.get(&run).copied().unwrap_or(stage.compute_ms * speed - taken - sent),
+                encode_ms: stage.encode_ms * speed + sent,
             }
         };
         let cut = |stage: &PlacedStage| self.pieces.boundaries.get(stage.atoms[1]).copied();
