@@ -29,17 +29,22 @@ pub fn serve<S: Clone + Send + Sync + 'static>(document: fn() -> Value) -> Metho
 }
 
 /// The refusals that operations have in common: status, description, and the header that comes with it.
-const REFUSALS: [(u16, &str, Option<&str>); 15] = [
+const REFUSALS: [(u16, &str, Option<&str>); 16] = [
     (400, "The request itself is wrong; the message names what, and the cure.", None),
     (401, "A token is needed, or the one given is wrong.", None),
     (404, "No such path, model, version, generation, stage or artifact.", None),
     (405, "The path does not serve this method.", Some("Allow")),
     (408, "Nothing more of the body came for too long.", None),
-    (409, "Another dispatcher owns the pipeline, another change of it is under way, or that was settled before.", None),
+    (
+        409,
+        "Another dispatcher owns the pipeline, another change of it or another probe is under way, or that was settled before.",
+        None,
+    ),
     (413, "The body is too large, as sent or once expanded.", None),
     (415, "The body's Content-Encoding is not served.", Some("Accept-Encoding")),
     (422, "The stages cannot be run; the message says which and why. What ran goes on.", None),
     (500, "The request failed on this server or on a node; the message names the stage and the cause.", None),
+    (502, "Another machine cannot be reached, or does not take part.", None),
     (503, "Not ready, or too much to do; worth another try later.", None),
     (504, "No answer in time.", None),
     (507, "No space left on the disk.", None),
