@@ -222,16 +222,20 @@ impl Cluster {
     }
 }
 
+/// What is computed from smaller or larger numbers might not be finite.
+const NUMBERS: std::ops::RangeInclusive<f64> = 1e-9..=1e30;
+const LONGEST_MS: f64 = 1e15;
+
 fn positive(value: f64, what: impl Fn() -> String) -> Result<(), String> {
-    match value.is_finite() && value > 0.0 {
+    match NUMBERS.contains(&value) {
         true => Ok(()),
-        false => Err(format!("{} is {value}; it must be a number above 0", what())),
+        false => Err(format!("{} is {value}; it must be a number above 0, from 1e-9 to 1e30", what())),
     }
 }
 
 fn latency(ms: f64, what: impl Fn() -> String) -> Result<(), String> {
-    match ms.is_finite() && ms >= 0.0 {
+    match (0.0..=LONGEST_MS).contains(&ms) {
         true => Ok(()),
-        false => Err(format!("{} is {ms}; it must be a number from 0", what())),
+        false => Err(format!("{} is {ms}; it must be a number from 0 to {LONGEST_MS:e}", what())),
     }
 }

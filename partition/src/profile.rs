@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 /// Version of the file's layout.
 pub const FORMAT: u32 = 1;
 
+/// Most milliseconds that a profile's times may sum to, 30,000 years: whatever is computed from them stays finite.
+const LONGEST_MS: f64 = 1e15;
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
     pub format: u32,
@@ -168,7 +171,25 @@ impl Profile {
             }
             duration(run.compute_ms, || format!("compute_ms of the run of atoms {first} to {last}"))?;
         }
+        self.check_sums()?;
         self.check_table()
+    }
+
+    /// Whatever stages are made of it, their sums must be numbers.
+    fn check_sums(&self) -> Result<(), String> {
+        if self.atoms.iter().try_fold(0, |sum: u64, atom| sum.checked_add(atom.weights_bytes)).is_none() {
+            return Err(format!("weights_bytes of its atoms sum to more than {} bytes", u64::MAX));
+        }
+        let codecs = self.cuts.iter().map(|cut| &cut.codecs).chain(self.tensors.iter().map(|tensor| &tensor.codecs));
+        let coding: f64 = codecs.flatten().map(|codec| codec.encode_ms + codec.decode_ms).sum();
+        let atoms: f64 = self.atoms.iter().map(|atom| atom.compute_ms).sum();
+        let cuts: f64 = self.cuts.iter().map(|cut| cut.boundary_ms).sum();
+        let runs: f64 = self.runs.iter().map(|run| run.compute_ms).sum();
+        let all = coding + atoms + cuts + runs;
+        match all <= LONGEST_MS {
+            true => Ok(()),
+            false => Err(format!("its times sum to {all:e} ms, more than {LONGEST_MS:e}")),
+        }
     }
 
     /// A table of tensors must know every tensor that crosses a cut, by every codec there.
