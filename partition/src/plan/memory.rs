@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 /// Most sets of nodes that are all looked at; beyond that, the most promising of each size.
 const SETS: usize = 50_000;
 const KEPT: usize = 400;
+/// Most sets of nodes for which the least change is sought, which asks some hundred times.
+const ASKED: usize = 2048;
 
 /// Whether memories suffice.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +19,7 @@ pub(super) enum Fit {
     Unknown,
 }
 
-/// The least change that makes a network fit.
+/// A change that makes a network fit.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Change {
     /// A node, and the memory that it would need.
@@ -26,20 +28,41 @@ pub(super) struct Change {
     pub add: Option<u64>,
     /// More stages.
     pub stages: Option<usize>,
+    /// Whether less memory than that is proved not to do.
+    pub least: bool,
 }
 
 pub(super) struct Memory<'a> {
     model: &'a Model,
     positions: Vec<usize>,
+    /// At `[k][i]`, the largest activations between positions i and i + 2^k.
+    peaks: Vec<Vec<u64>>,
 }
 
 impl<'a> Memory<'a> {
     pub fn new(model: &'a Model) -> Self {
-        Self { model, positions: model.positions() }
+        let positions = model.positions();
+        let peak = |pair: &[usize]| {
+            let (weights, all) = model.memory(pair[0], pair[1]);
+            all - weights
+        };
+        let mut peaks: Vec<Vec<u64>> = vec![positions.windows(2).map(peak).collect()];
+        for half in (0..).map(|k| 1 << k).take_while(|half| 2 * half < positions.len()) {
+            let last = &peaks[peaks.len() - 1];
+            peaks.push(last.iter().zip(&last[half..]).map(|(one, other)| *one.max(other)).collect());
+        }
+        Self { model, positions, peaks }
     }
 
+    /// What a stage between two positions needs.
     fn need(&self, from: usize, to: usize) -> u64 {
-        self.model.memory(self.positions[from], self.positions[to]).1
+        if from == to {
+            return 0;
+        }
+        let level = (to - from).ilog2() as usize;
+        let peaks = &self.peaks[level];
+        let peak = peaks[from].max(peaks[to - (1 << level)]);
+        self.model.weights(self.positions[from], self.positions[to]).saturating_add(peak)
     }
 
     /// The furthest place that a stage from `from` can reach within `memory`: indices of positions.
@@ -66,12 +89,14 @@ impl<'a> Memory<'a> {
     ///
     /// The further a set of nodes has come the better, so one place per set is enough: how far the best order gets.
     pub fn fit(&self, memories: &[u64], max_stages: usize) -> Fit {
-        let mut classes: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
-        memories.iter().enumerate().for_each(|(node, memory)| classes.entry(*memory).or_default().push(node));
-        let classes: Vec<(u64, Vec<usize>)> = classes.into_iter().rev().collect();
+        let classes = classes(memories);
         let end = self.positions.len() - 1;
         if let Some(stages) = self.largest_first(&classes, max_stages) {
             return Fit::Fits(stages);
+        }
+        let largest = classes.iter().flat_map(|(memory, nodes)| nodes.iter().map(move |_| *memory)).take(max_stages);
+        if largest.fold(0, u64::saturating_add) < self.model.weights(0, self.positions[end]) {
+            return Fit::Impossible;
         }
         let reach: Vec<Vec<usize>> =
             classes.iter().map(|(memory, _)| (0..=end).map(|from| self.reach(from, *memory)).collect()).collect();
@@ -144,9 +169,16 @@ impl<'a> Memory<'a> {
         stages
     }
 
-    /// The least changes, each of which alone makes it fit. `memories` do not fit in `max_stages`.
+    /// Changes, each of which alone makes it fit; the least ones, unless there are too many sets of nodes to ask so often.
+    /// `memories` do not fit in `max_stages`.
     pub fn change(&self, memories: &[u64], max_stages: usize) -> Change {
-        let fits = |memories: &[u64], stages| matches!(self.fit(memories, stages), Fit::Fits(_));
+        // One more class, as a node is added or raised.
+        let sets = classes(memories).iter().fold(2usize, |sets, (_, nodes)| sets.saturating_mul(nodes.len() + 1));
+        let least_of_all = sets <= ASKED;
+        let fits = |memories: &[u64], stages| match least_of_all {
+            true => matches!(self.fit(memories, stages), Fit::Fits(_)),
+            false => self.largest_first(&classes(memories), stages).is_some(),
+        };
         let end = self.positions.len() - 1;
         let mut needs: Vec<u64> = (0..end)
             .flat_map(|from| (from + 1..=end).map(move |to| (from, to)))
@@ -177,10 +209,18 @@ impl<'a> Memory<'a> {
                 raise = Some((node, need));
             }
         }
-        let stages = match self.fit(memories, memories.len()) {
-            Fit::Fits(stages) if max_stages < memories.len() => Some(stages.len()),
+        let all = (max_stages < memories.len()).then(|| self.fit(memories, memories.len()));
+        let stages = match all {
+            Some(Fit::Fits(stages)) => Some(stages.len()),
             _ => None,
         };
-        Change { raise, add, stages }
+        Change { raise, add, stages, least: least_of_all }
     }
+}
+
+/// Nodes with as much memory as each other, most first.
+fn classes(memories: &[u64]) -> Vec<(u64, Vec<usize>)> {
+    let mut classes: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    memories.iter().enumerate().for_each(|(node, memory)| classes.entry(*memory).or_default().push(node));
+    classes.into_iter().rev().collect()
 }

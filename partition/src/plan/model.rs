@@ -152,9 +152,13 @@ impl Model {
         Work { decode: self.decode(from, stop), compute: self.compute(start, stop), encode: self.encode(to, start) }
     }
 
+    pub fn weights(&self, from: usize, to: usize) -> u64 {
+        self.weights[to] - self.weights[from]
+    }
+
     /// Weights, and all that a stage of these atoms needs.
     pub fn memory(&self, from: usize, to: usize) -> (u64, u64) {
-        let weights = self.weights[to] - self.weights[from];
+        let weights = self.weights(from, to);
         (weights, weights.saturating_add(self.peaks[from..to].iter().copied().max().unwrap_or(0)))
     }
 

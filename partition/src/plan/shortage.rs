@@ -5,7 +5,7 @@ use super::memory::{Change, Fit, Memory};
 use super::place::Planner;
 
 impl Planner<'_> {
-    /// What is short of memory, and the smallest change that would do.
+    /// What is short of memory, and a change that would do: the smallest one, if it does not say otherwise.
     pub(super) fn too_little(&self, fit: &Fit) -> NoPlan {
         let memory = Memory::new(self.model);
         let memories = &self.machines.memory;
@@ -45,12 +45,14 @@ impl Planner<'_> {
                 )
             }
         };
-        let Change { raise, add, stages } = memory.change(memories, self.options.max_stages.unwrap_or(usize::MAX));
+        let Change { raise, add, stages, least } =
+            memory.change(memories, self.options.max_stages.unwrap_or(usize::MAX));
         let mut cures = Vec::new();
         cures.extend(stages.map(|stages| format!("allow {stages} stages")));
         cures.extend(raise.map(|(at, need)| format!("raise \"{}\" to {}", node(at), megabytes(need))));
         cures.extend(add.map(|need| format!("add one more node with at least {}", megabytes(need))));
         // One of the nodes raised to hold the whole network is always enough.
-        NoPlan::Memory { short, cure: cures.join(", or ") }
+        let less = if least { "" } else { " (that is enough; less may be, too)" };
+        NoPlan::Memory { short, cure: cures.join(", or ") + less }
     }
 }
