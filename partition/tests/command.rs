@@ -91,9 +91,18 @@ fn the_table_shows_where_the_time_goes_and_the_drawing_too() {
     {
         assert!(text.contains(part), "{text}\n lacks {part}");
     }
+    // 500 bytes at 4 Mbit/s, of a bottleneck of 9 ms; in the table, then as a bar.
+    let first: Vec<&str> = text.lines().filter(|line| line.contains("dispatcher →")).collect();
+    assert!(
+        first.len() == 2 && first[0].contains(" 1.000 ") && first[1].ends_with(&format!("━━{}", "·".repeat(18))),
+        "{text}"
+    );
     let drawing = std::fs::read_to_string(run.folder.path().join("plan.svg")).unwrap();
     assert!(drawing.starts_with("<svg") && drawing.trim_end().ends_with("</svg>"));
     assert!(drawing.matches("<rect").count() >= 10 && drawing.contains("slow"), "{drawing}");
+    for part in ["dispatcher →", "1.000 ms", "idle"] {
+        assert!(drawing.contains(part), "{drawing}\n lacks {part}");
+    }
 }
 
 #[test]
@@ -125,15 +134,44 @@ fn copies_are_told_of_where_they_would_be_faster_and_chosen_when_they_may() {
     let roomy = CLUSTER.replace("2500000", "9000000");
     let run = Run::new(PROFILE, &roomy);
     let text = String::from_utf8(run.plan(&[]).stdout).unwrap();
-    assert!(text.contains("plan with --replicas auto"), "{text}");
+    assert!(text.contains("plan with --replicas auto. A dispatcher cannot run replicas yet"), "{text}");
+    // Where latency counts, replicas are no use.
+    let text = String::from_utf8(run.plan(&["--objective", "latency", "--max-stages", "2"]).stdout).unwrap();
+    assert!(!text.contains("--replicas auto"), "{text}");
     let text = String::from_utf8(run.plan(&["--replicas", "auto"]).stdout).unwrap();
-    assert!(text.contains("the whole network on each of 2 nodes") && text.contains("faster than any cut"), "{text}");
+    assert!(text.contains("the whole network on each of 2 nodes") && text.contains("no cut is faster"), "{text}");
+    assert!(text.contains("A dispatcher cannot run replicas yet"), "{text}");
     let plan = run.plan(&["--replicas", "auto", "--json"]).stdout;
     let plan: serde_json::Value = serde_json::from_slice(&plan).unwrap();
     assert_eq!((&plan["kind"], &plan["bottleneck_ms"]), (&"replication".into(), &8.0.into()));
     let quick: serde_json::Value =
         serde_json::from_slice(&run.plan(&["--objective", "latency", "--json"]).stdout).unwrap();
     assert_eq!((&quick["kind"], &quick["latency_ms"]), (&"single".into(), &(12.0 + 1.0 + 0.02).into()));
+}
+
+#[test]
+fn what_is_not_proved_is_said_by_the_share_of_the_objective_and_a_search_that_the_clock_ended_too() {
+    let node = |at: usize| {
+        let (speed, memory) = (1.0 + at as f64 / 8.0, 2_500_000 + at);
+        format!("[[node]]\nname = \"n{at}\"\nspeed = {speed}\nmemory_bytes = {memory}\n")
+    };
+    let nodes: String = (0..200).map(node).collect();
+    let cluster = nodes + "[link]\nbandwidth_bps = 500000\nlatency_ms = 1\n";
+    let run = Run::new(PROFILE, &cluster);
+    for (objective, figure) in [("throughput", "bottleneck_ms"), ("latency", "latency_ms")] {
+        let flags = ["--budget-s", "0.000001", "--objective", objective];
+        let text = String::from_utf8(run.plan(&flags).stdout).unwrap();
+        let plan = run.plan(&[flags.as_slice(), &["--json"]].concat()).stdout;
+        let plan: serde_json::Value = serde_json::from_slice(&plan).unwrap();
+        assert_eq!(plan["objective"], objective);
+        assert_eq!(plan["optimal"], false, "{plan}");
+        let part = |field: &str| plan[field].as_f64().unwrap();
+        let less = format!("{:.1} % less", 100.0 * (1.0 - part("lower_bound_ms") / part(figure)));
+        assert!(text.contains(&less), "{text}\n lacks {less}");
+        let ended = text.contains("The clock ended the search");
+        assert_eq!(plan["cut_short"], ended, "{text}");
+        assert!(ended || objective == "latency", "{text}");
+    }
 }
 
 #[test]

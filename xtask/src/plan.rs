@@ -14,10 +14,12 @@ use crate::workspace;
 ///   --json                               one JSON document on stdout, all else on stderr
 ///   --objective throughput|latency       what to be good at [default: throughput]
 ///   --max-stages N                       most stages
-///   --replicas off|auto                  whether a stage may run on several nodes [default: off]
+///   --replicas off|auto                  whether a stage may run on several nodes [default: off];
+///                                        to compare plans, a dispatcher cannot run replicas yet
 ///   --codec C1,C2,…                      codecs that hops may use [default: all of the profile]
 ///   --budget-s S                         seconds to look where not all plans can be looked at [default: 10]
-///   --seed N                             the same seed gives the same plan [default: 1]
+///   --seed N                             the same seed gives the same plan, unless the clock ends the
+///                                        search, which it says then [default: 1]
 ///   --svg FILE                           draws where the time goes, and the alternatives
 ///   --verbose                            tells how the plan was found
 ///

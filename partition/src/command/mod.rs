@@ -50,7 +50,7 @@ pub struct PlanArgs {
     #[arg(long, value_name = "N")]
     pub max_stages: Option<usize>,
 
-    /// Whether a stage may run on several nodes
+    /// Whether a stage may run on several nodes; to compare plans, a dispatcher cannot run replicas yet
     #[arg(long, value_name = "WHETHER", default_value = "off")]
     pub replicas: Sharing,
 
@@ -62,7 +62,7 @@ pub struct PlanArgs {
     #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
     pub budget_s: Duration,
 
-    /// The same seed gives the same plan
+    /// The same seed gives the same plan, unless the clock ends the search (it says so then)
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 

@@ -1,6 +1,6 @@
 //! A plan as a drawing: a bar per stage and link, and one per alternative.
 
-use super::table::name;
+use super::table::{DISPATCHER, name};
 use crate::plan::Placement;
 
 const WIDTH: f64 = 900.0;
@@ -9,8 +9,10 @@ const LEFT: f64 = 190.0;
 const SPAN: f64 = 600.0;
 const LINE: f64 = 30.0;
 /// Distinct for people who tell colours apart less well (Okabe and Ito).
-const PARTS: [(&str, &str); 4] =
-    [("compute", "#0072b2"), ("encode", "#e69f00"), ("decode", "#009e73"), ("link", "#cc79a7")];
+const PARTS: [(&str, &str); 5] =
+    [("compute", "#0072b2"), ("encode", "#e69f00"), ("decode", "#009e73"), ("link", LINK), ("idle", IDLE)];
+const LINK: &str = "#cc79a7";
+const IDLE: &str = "#e6e6e6";
 
 pub(super) fn draw(model: &str, plan: &Placement) -> String {
     let mut drawing = Drawing { body: String::new(), y: 34.0 };
@@ -26,20 +28,22 @@ pub(super) fn draw(model: &str, plan: &Placement) -> String {
     }
     drawing.line();
     let whole = plan.bottleneck_ms.max(f64::MIN_POSITIVE);
+    drawing.text(LEFT - 10.0, 14, "end", DISPATCHER);
+    drawing.text(LEFT + SPAN + 8.0, 13, "start", &format!("{:.3} ms", plan.input_link_ms));
+    drawing.busy(6.0, &[(LINK, plan.input_link_ms / whole)]);
+    drawing.line();
     for (index, stage) in plan.stages.iter().enumerate() {
         let nodes = match stage.nodes.len() {
             1 => stage.nodes[0].clone(),
             count => format!("{} and {} more", stage.nodes[0], count - 1),
         };
         drawing.text(LEFT - 10.0, 14, "end", &format!("{index}  {nodes}"));
-        let mut from = LEFT;
-        for ((_, colour), ms) in PARTS.iter().zip([stage.compute_ms, stage.encode_ms, stage.decode_ms]) {
-            drawing.rect(from, 13.0, ms / whole * SPAN, colour);
-            from += ms / whole * SPAN;
-        }
+        let times = [stage.compute_ms, stage.encode_ms, stage.decode_ms];
+        let parts: Vec<_> = PARTS.iter().zip(times).map(|((_, colour), ms)| (*colour, ms / whole)).collect();
+        drawing.busy(13.0, &parts);
         drawing.text(LEFT + SPAN + 8.0, 13, "start", &format!("{:.3} ms", stage.busy_ms()));
         drawing.y += 16.0;
-        drawing.rect(LEFT, 6.0, stage.link_ms / whole * SPAN, PARTS[3].1);
+        drawing.busy(6.0, &[(LINK, stage.link_ms / whole)]);
         drawing.line();
     }
     drawing.text(
@@ -85,6 +89,16 @@ struct Drawing {
 impl Drawing {
     fn line(&mut self) {
         self.y += LINE;
+    }
+
+    /// Colours and the shares that they have of the longest bar; the rest is idle.
+    fn busy(&mut self, height: f64, parts: &[(&str, f64)]) {
+        let mut from = LEFT;
+        self.rect(from, height, SPAN, IDLE);
+        for (colour, share) in parts {
+            self.rect(from, height, share * SPAN, colour);
+            from += share * SPAN;
+        }
     }
 
     fn text(&mut self, x: f64, size: u32, anchor: &str, text: &str) {

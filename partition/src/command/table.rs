@@ -1,12 +1,16 @@
 //! A plan as text: what it promises, a table of its stages, bars of where the time goes, and the alternatives.
 
 use crate::cluster::Cluster;
-use crate::plan::{Alternative, Kind, PlacedStage, Placement};
+use crate::plan::{Alternative, Kind, Objective, PlacedStage, Placement};
 use std::collections::BTreeSet;
 
+/// What a plan with replicas is for: to be compared.
+const NO_REPLICAS: &str = "A dispatcher cannot run replicas yet: such plans are for comparison.";
 /// Characters of a bar of a node's time, and of a link's.
 const CPU: usize = 40;
 const LINK: usize = 20;
+/// Who hands requests to the first stage.
+pub(super) const DISPATCHER: &str = "dispatcher →";
 
 /// The plan of network `model` for a person.
 pub fn text(model: &str, cluster: &Cluster, plan: &Placement) -> String {
@@ -14,7 +18,7 @@ pub fn text(model: &str, cluster: &Cluster, plan: &Placement) -> String {
     text += &stages(plan);
     text += &bars(plan);
     text += &alternatives(plan);
-    for said in [advice(plan), warning(plan)].into_iter().flatten() {
+    for said in [cut_short(plan), advice(plan), warning(plan)].into_iter().flatten() {
         text += &format!("\n{said}\n");
     }
     text
@@ -44,9 +48,12 @@ fn headline(model: &str, cluster: &Cluster, plan: &Placement) -> String {
     )
 }
 
-/// The share by which a plan could at most be better; of the objective, which is the one that the bound is near to.
+/// The share by which a plan could at most be better, of what it is to be good at.
 fn gap(plan: &Placement) -> f64 {
-    let value = if plan.lower_bound_ms > plan.bottleneck_ms { plan.latency_ms } else { plan.bottleneck_ms };
+    let value = match plan.objective {
+        Objective::Throughput => plan.bottleneck_ms,
+        Objective::Latency => plan.latency_ms,
+    };
     if value > 0.0 { 1.0 - plan.lower_bound_ms / value } else { 0.0 }
 }
 
@@ -57,8 +64,11 @@ fn rate(rps: Option<f64>) -> String {
 fn stages(plan: &Placement) -> String {
     let header = ["stage", "nodes", "atoms", "weights MB", "decode ms", "compute ms", "encode ms", "link ms", "codec"]
         .map(str::to_owned);
+    let ms = |ms: f64| format!("{ms:.3}");
+    let none = || "–".to_owned();
+    let input = ms(plan.input_link_ms);
+    let first = [none(), DISPATCHER.to_owned(), none(), none(), none(), none(), none(), input, none()];
     let row = |(index, stage): (usize, &PlacedStage)| {
-        let ms = |ms: f64| format!("{ms:.3}");
         [
             index.to_string(),
             nodes(stage),
@@ -68,10 +78,10 @@ fn stages(plan: &Placement) -> String {
             ms(stage.compute_ms),
             ms(stage.encode_ms),
             ms(stage.link_ms),
-            stage.codec_out.clone().unwrap_or_else(|| "–".to_owned()),
+            stage.codec_out.clone().unwrap_or_else(none),
         ]
     };
-    let rows: Vec<_> = std::iter::once(header).chain(plan.stages.iter().enumerate().map(row)).collect();
+    let rows: Vec<_> = [header, first].into_iter().chain(plan.stages.iter().enumerate().map(row)).collect();
     aligned(&rows, &[1, 8])
 }
 
@@ -98,14 +108,17 @@ fn nodes(stage: &PlacedStage) -> String {
     }
 }
 
-/// A line per stage: its node's time out of the bottleneck's, and that of its outgoing link.
+/// A line per stage: its node's time out of the bottleneck's, and that of its outgoing link. First the dispatcher's link.
 fn bars(plan: &Placement) -> String {
     let whole = plan.bottleneck_ms;
     if whole <= 0.0 {
         return String::new();
     }
     let mut text = format!("\nof {whole:.3} ms   █ compute  ▓ encode  ▒ decode  ━ link  · idle\n");
-    let width = plan.stages.iter().map(|stage| nodes(stage).chars().count()).max().unwrap_or(0);
+    let longest = plan.stages.iter().map(|stage| nodes(stage).chars().count()).max().unwrap_or(0);
+    let width = longest.max(DISPATCHER.chars().count());
+    let input = bar(&[('━', plan.input_link_ms)], whole, LINK);
+    text += &format!("  {:>3}  {DISPATCHER:<width$}  {:CPU$}  {input}\n", "–", "");
     for (index, stage) in plan.stages.iter().enumerate() {
         let cpu = bar(&[('█', stage.compute_ms), ('▓', stage.encode_ms), ('▒', stage.decode_ms)], whole, CPU);
         let link = bar(&[('━', stage.link_ms)], whole, LINK);
@@ -177,17 +190,29 @@ fn warning(plan: &Placement) -> Option<String> {
     })
 }
 
+fn cut_short(plan: &Placement) -> Option<String> {
+    plan.cut_short.then(|| {
+        "The clock ended the search (--budget-s): another run may find another plan, --seed or not.".to_owned()
+    })
+}
+
 /// What a user should know who would rather not cut.
 fn advice(plan: &Placement) -> Option<String> {
+    if plan.kind == Kind::Mixed {
+        return Some(NO_REPLICAS.to_owned());
+    }
     let copies = plan.alternatives.iter().find(|alternative| alternative.kind == Kind::Replication)?;
     let faster = copies.bottleneck_ms? < plan.bottleneck_ms * (1.0 - 1e-9);
     let count = copies.stages.first()?.nodes.len();
     match plan.kind {
-        Kind::Replication => Some(format!(
-            "The whole network fits {count} nodes, and a copy on each is faster than any cut: there are no hops to pay for."
-        )),
-        _ if faster => Some(format!(
-            "Whole copies on {count} nodes would be faster, {} per second: cut because you must, or plan with --replicas auto.",
+        Kind::Replication => {
+            let than = if plan.optimal { "no cut is faster" } else { "that is at least as fast as any cut found" };
+            Some(format!(
+                "The whole network fits {count} nodes, a copy on each, and {than}: there are no hops to pay for. {NO_REPLICAS}"
+            ))
+        }
+        _ if faster && plan.objective == Objective::Throughput => Some(format!(
+            "Whole copies on {count} nodes would be faster, {} per second: cut because you must, or plan with --replicas auto. {NO_REPLICAS}",
             rate(copies.throughput_rps)
         )),
         _ => None,

@@ -13,10 +13,13 @@ use super::swift::{self, Nodes, swift};
 use crate::cluster::Cluster;
 use crate::profile::Profile;
 use crate::testing::Random;
+use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// What a plan is to be good at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Objective {
     /// The smallest bottleneck; of plans with the same one, the exact planner takes the one with the least latency.
     #[default]
@@ -104,7 +107,8 @@ pub fn place_noting(
         machines.count(),
         machines.classes().len()
     ));
-    Planner { profile, cluster, options, model: &model, machines: &machines, started, note }.place()
+    let (model, machines, cut_short) = (&model, &machines, Cell::new(false));
+    Planner { profile, cluster, options, model, machines, started, cut_short, note }.place()
 }
 
 fn has_codec(profile: &Profile, name: &str) -> bool {
@@ -125,6 +129,8 @@ pub(super) struct Planner<'a> {
     pub model: &'a Model,
     pub machines: &'a Machines,
     pub started: Instant,
+    /// Whether the deadline has ended a search.
+    pub cut_short: Cell<bool>,
     pub note: &'a dyn Fn(&str),
 }
 
@@ -149,11 +155,13 @@ impl Planner<'_> {
         // What rounds must not turn a bound into a contradiction.
         let bound = best.bound.min(best.value);
         Ok(Placement {
+            objective: self.options.objective,
             bottleneck_ms: cost.bottleneck,
             throughput_rps: throughput(cost.bottleneck),
             latency_ms: cost.latency,
             lower_bound_ms: bound,
             optimal: best.value <= bound * (1.0 + ROUNDING),
+            cut_short: self.cut_short.get(),
             kind: best.route.kind(),
             input_link_ms: self.machines.dispatcher.ms(self.profile.input_bytes),
             stages: best.route.stages(self.model, self.machines, self.cluster),
@@ -244,9 +252,11 @@ impl Planner<'_> {
         (self.options.budget.as_secs_f64() * EFFORT) as u64
     }
 
-    /// Whether this share of the deadline is over.
+    /// Whether this share of the deadline is over. Ask only where there is more to do: a yes counts as cutting it short.
     pub(super) fn past(&self, share: f64) -> bool {
-        self.options.deadline.is_some_and(|deadline| self.started.elapsed() > deadline.mul_f64(share))
+        let late = self.options.deadline.is_some_and(|deadline| self.started.elapsed() > deadline.mul_f64(share));
+        self.cut_short.set(self.cut_short.get() || late);
+        late
     }
 
     /// Whether stages may run on several nodes. Latency gains nothing by that.

@@ -2,6 +2,7 @@
 
 use super::machines::Machines;
 use super::model::Model;
+use super::place::Objective;
 use super::route::{Cost, Route};
 use crate::cluster::Cluster;
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,8 @@ use serde::{Deserialize, Serialize};
 /// A plan for a cluster. Times are in ms.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Placement {
+    /// What was to be good.
+    pub objective: Objective,
     /// The longest that any stage or link is busy with one inference.
     pub bottleneck_ms: f64,
     /// 1000 / `bottleneck_ms`; null where nothing takes any time.
@@ -19,6 +22,8 @@ pub struct Placement {
     pub lower_bound_ms: f64,
     /// Whether it is proved that there is no better one.
     pub optimal: bool,
+    /// Whether the deadline ended a search before its effort was spent: what was found depends on the machine's speed.
+    pub cut_short: bool,
     /// What kind of plan it is.
     pub kind: Kind,
     /// From the dispatcher to the first stage.
