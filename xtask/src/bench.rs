@@ -18,13 +18,15 @@ use crate::{setup, workspace};
   cargo xtask bench recover --model ocr-rec
   cargo xtask bench codec --each --model resnet50
   cargo xtask bench chain --nodes 1,2,4,6,8 --link-mbit 1000 --svg plots
+  cargo xtask bench predict
   cargo xtask bench chain -- --help")]
 pub struct Args {
     /// Which one: `sandbox` (what the boundary of the sandbox costs per call), `engine` (each engine behind wasi-nn
     /// against ONNX Runtime in Python, and slices against their whole), `memory` (what four nodes hold), `plan`
     /// (the planner against others and against what is possible, and how long it takes), `swap` (throughput
     /// around the swap of a stage), `recover` (time without an answer when a node is lost), `codec` (what
-    /// codecs make of activations, and how fast), `chain` (a chain of slow nodes against one of them)
+    /// codecs make of activations, and how fast), `chain` (a chain of slow nodes against one of them),
+    /// `predict` (what plans promise on unequal machines, against what their chains do)
     name: String,
     /// One JSON document on stdout, all else on stderr
     #[arg(long)]
@@ -40,7 +42,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         _ if has("--help") => setup::Task::Run,
         "engine" => setup::Task::Compare,
         "chain" if has("--peers") => setup::Task::Peers,
-        "chain" => setup::Task::Bed,
+        "chain" | "predict" => setup::Task::Bed,
         _ => setup::Task::Run,
     })?;
     let mut flags = vec!["bench", &args.name];

@@ -61,6 +61,7 @@ fn main() -> Result<ExitCode> {
                 Task::Demo(args) => demo::run(args).await,
                 Task::Accuracy(args) => accuracy::run(args).await,
                 Task::Bench(bench::Bench::Chain(args)) => bench::chain::run(args).await,
+                Task::Bench(bench::Bench::Predict(args)) => bench::chain::predict::run(args).await,
                 Task::Bench(which) => tokio::task::spawn_blocking(move || bench::run(&which)).await?,
             }
         };

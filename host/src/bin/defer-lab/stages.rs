@@ -5,6 +5,7 @@ use crate::usage;
 use anyhow::{Context as _, Result, bail};
 use defer_host::accuracy::Budget;
 use defer_host::pipeline::Pipeline;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,16 +32,28 @@ pub async fn build(
     lossy: Option<Budget>,
     folder: &Path,
 ) -> Result<Pipeline> {
-    let started = Instant::now();
-    let mut command = Command::new(binary);
-    command.args(["build-stages", "--model", &subject.argument, "--stages", &count.to_string()]);
-    command.args(["--engine", engine, "--out"]).arg(folder);
+    let mut flags: Vec<OsString> = vec!["--stages".into(), count.to_string().into()];
     for (name, size) in dims {
-        command.arg("--dim").arg(format!("{name}={size}"));
+        flags.extend(["--dim".into(), format!("{name}={size}").into()]);
     }
     if let Some(budget) = lossy {
-        command.args(["--allow-lossy", &budget.to_string()]);
+        flags.extend(["--allow-lossy".into(), budget.to_string().into()]);
     }
+    run(binary, subject, engine, &flags, folder).await
+}
+
+/// Cuts as `flags` of `build-stages` say.
+pub async fn run(
+    binary: &Path,
+    subject: &Subject,
+    engine: &str,
+    flags: &[OsString],
+    folder: &Path,
+) -> Result<Pipeline> {
+    let started = Instant::now();
+    let mut command = Command::new(binary);
+    command.args(["build-stages", "--model", &subject.argument]).args(flags);
+    command.args(["--engine", engine, "--out"]).arg(folder);
     // Its table is left out: what it expects of the stages is no news beside what is measured soon.
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
@@ -58,7 +71,8 @@ pub async fn build(
     }
     let pipeline = Pipeline::read(folder).context("build-stages wrote something else than a pipeline")?;
     eprintln!(
-        "{count} stages cut; the slowest is expected to take {:.1} ms ({:.1} s)",
+        "{} stages cut; the slowest is expected to take {:.1} ms ({:.1} s)",
+        pipeline.stages.len(),
         pipeline.plan.bottleneck_ms,
         started.elapsed().as_secs_f64()
     );

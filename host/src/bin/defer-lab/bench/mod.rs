@@ -18,6 +18,7 @@ use serde::Serialize;
 pub enum Bench {
     /// A chain of nodes against one node, over links and CPUs of given speeds
     Chain(chain::ChainArgs),
+    Predict(chain::predict::PredictArgs),
     Sandbox(sandbox::SandboxArgs),
     Engine(engine::EngineArgs),
     Codec(codec::CodecArgs),
@@ -34,7 +35,7 @@ pub enum Bench {
 pub fn run(which: &Bench) -> Result<()> {
     match which {
         // Runs on the async runtime, so that a signal ends it in order.
-        Bench::Chain(_) => Ok(()),
+        Bench::Chain(_) | Bench::Predict(_) => Ok(()),
         Bench::Sandbox(args) => sandbox::run(args),
         Bench::Alone(args) => alone::run(args),
         Bench::Engine(args) => engine::run(args),

@@ -1,11 +1,11 @@
 //! The system itself: a chain of nodes, each on a machine of its own.
 
-use super::Codecs;
 use super::bed::Host;
 use super::group::Share;
 use super::measure::{Client, Steady};
 use super::report::{Row, StageTime};
 use super::systems::Bench;
+use super::{Codecs, Plan};
 use crate::bench::alone::{peak_memory_mb, stat};
 use crate::cluster::{DISPATCHER_PORTS, DISPATCHER_UP, NODE_PORTS, Process};
 use crate::compare::difference;
@@ -15,18 +15,29 @@ use crate::step::Step;
 use anyhow::{Context as _, Result};
 use defer_host::engine::Named;
 use defer_host::relay::Codec;
+use defer_partition::cluster::{Cluster, ClusterNode, DispatcherLink, Links};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A node with a tenth of a CPU takes its time.
-const UP: Duration = Duration::from_secs(120);
-/// What is running of one chain.
-struct Chain {
-    nodes: Vec<(Process, Host)>,
-    urls: Vec<String>,
-    stages: PathBuf,
-    pipeline: String,
+pub(super) const UP: Duration = Duration::from_secs(120);
+
+/// Where nothing holds memory back, in bytes.
+const MEMORY: u64 = 1 << 40;
+
+/// Nodes that are running.
+pub(super) struct Chain {
+    pub nodes: Vec<(Process, Host)>,
+    pub urls: Vec<String>,
+}
+
+/// Stages on disk, and how to dispatch them.
+struct Cut {
+    folder: PathBuf,
+    stages: usize,
+    flags: Vec<OsString>,
+    predicted_rps: Option<f64>,
 }
 
 /// Totals of a node at one moment.
@@ -40,66 +51,105 @@ impl Bench<'_> {
     /// Measures a chain with every codec, over links of every rate.
     pub(super) async fn chain(&mut self, engine: &str, nodes: u8, reference: &[Vec<Named>]) -> Result<()> {
         let args = self.args;
-        let folder = self.folder.path().join(format!("{engine}-{nodes}"));
-        let lossy = args.codec.contains(&Codecs::AutoLossy).then_some(args.allow_lossy);
-        stages::build(&self.binary, &self.subject, (usize::from(nodes), engine), &[], lossy, &folder).await?;
         let share = Share { cpu: None, memory_mb: None };
         let door = self.bed.host(&format!("dispatcher-{engine}-{nodes}"), args.dispatcher_mbit, share)?;
-        let chain = self.nodes(engine, nodes, folder).await?;
+        let chain = self.nodes(engine, nodes).await?;
         // Fast links first: a node that chooses codecs takes its time to believe that a link has become faster.
         let mut rates = args.link_mbit.clone();
         rates.sort_unstable_by(|a, b| b.cmp(a));
         for &codec in &args.codec {
-            let dispatcher = self.dispatcher(&door, &chain, codec).await?;
-            for &mbit in &rates {
-                for (_, host) in &chain.nodes {
-                    host.shape(Some(mbit))?;
+            // Cuts that do not move with the link serve all of its rates.
+            let rounds: Vec<Vec<u32>> = match self.moves(codec) {
+                true => rates.iter().map(|&mbit| vec![mbit]).collect(),
+                false => vec![rates.clone()],
+            };
+            for rates in rounds {
+                let cut = self.cut(engine, nodes, codec, rates[0]).await?;
+                let mut flags = cut.flags;
+                flags.push("--node".into());
+                flags.extend(chain.urls.iter().take(cut.stages).map(OsString::from));
+                let mut dispatcher = dispatch(&door, &self.binary, &cut.folder, &flags).await?;
+                for mbit in rates {
+                    for (_, host) in &chain.nodes {
+                        host.shape(Some(mbit))?;
+                    }
+                    let about = format!("{engine}, {nodes} nodes, {mbit} Mbit/s, {codec}");
+                    let step = Step::spinner(&about);
+                    let mut row = self
+                        .measure(engine, (nodes, cut.stages), &chain, &dispatcher, reference)
+                        .await
+                        .with_context(|| format!("{about}{}", last_words(&chain, &dispatcher)))?;
+                    row.link_mbit = Some(mbit);
+                    row.codec = Some(codec.to_string());
+                    row.predicted_rps = cut.predicted_rps;
+                    row.bind();
+                    step.done(&format!("{about}: {:.2} per second", row.throughput_rps));
+                    self.rows.push(row);
                 }
-                let about = format!("{engine}, {nodes} nodes, {mbit} Mbit/s, {codec}");
-                let step = Step::spinner(&about);
-                let mut row = self
-                    .measure(engine, nodes, &chain, &dispatcher, reference)
-                    .await
-                    .with_context(|| format!("{about}{}", last_words(&chain, &dispatcher)))?;
-                row.link_mbit = Some(mbit);
-                row.codec = Some(codec.to_string());
-                row.bind();
-                step.done(&format!("{about}: {:.2} per second", row.throughput_rps));
-                self.rows.push(row);
+                for (_, host) in &chain.nodes {
+                    host.shape(None)?;
+                }
+                tokio::task::spawn_blocking(move || dispatcher.terminate()).await?;
             }
-            for (_, host) in &chain.nodes {
-                host.shape(None)?;
-            }
-            let mut dispatcher = dispatcher;
-            tokio::task::spawn_blocking(move || dispatcher.terminate()).await?;
         }
-        tokio::task::spawn_blocking(move || {
-            let Chain { mut nodes, .. } = chain;
-            nodes.iter_mut().for_each(|(node, _)| node.ask_to_stop());
-            for (node, _) in &mut nodes {
-                node.terminate();
+        chain.stop().await
+    }
+
+    /// Whether cuts move with the link. Not those for a lossy codec that somebody insists on: `build-stages` plans with such
+    /// codecs within a budget only.
+    fn moves(&self, codec: Codecs) -> bool {
+        self.args.plan == Plan::Link && !matches!(codec, Codecs::Fixed(codec) if codec.is_lossy())
+    }
+
+    /// Cuts for so many of this bed's nodes, or for as many as its plan says where cuts move with the link.
+    async fn cut(&self, engine: &str, nodes: u8, codec: Codecs, mbit: u32) -> Result<Cut> {
+        let folder = self.folder.path().join(format!("{engine}-{nodes}-{codec}-{mbit}"));
+        let mut flags: Vec<OsString> = vec!["--stages".into(), nodes.to_string().into()];
+        let mut dispatched: Vec<OsString> = codec.flags().into_iter().map(OsString::from).collect();
+        if codec == Codecs::AutoLossy {
+            flags.extend(["--allow-lossy".into(), self.args.allow_lossy.to_string().into()]);
+        }
+        if self.moves(codec) {
+            let file = self.folder.path().join(format!("{engine}-{nodes}-{mbit}.toml"));
+            self.cluster(nodes, mbit).write(&file)?;
+            flags.extend(["--cluster".into(), file.into()]);
+            match codec {
+                Codecs::Fixed(codec) => flags.extend(["--codec".into(), codec.to_string().into()]),
+                // Each hop as planned.
+                Codecs::Auto | Codecs::AutoLossy => dispatched.clear(),
             }
-        })
-        .await?;
-        Ok(())
+        }
+        let pipeline = stages::run(&self.binary, &self.subject, engine, &flags, &folder).await?;
+        let (stages, predicted_rps) = (pipeline.stages.len(), pipeline.plan.throughput_rps);
+        Ok(Cut { folder, stages, flags: dispatched, predicted_rps })
+    }
+
+    /// The bed as a cluster file: equal nodes, each with its share of this machine.
+    fn cluster(&self, nodes: u8, mbit: u32) -> Cluster {
+        let node = |index| ClusterNode {
+            name: format!("node-{index}"),
+            url: None,
+            speed: self.args.cpu,
+            memory_bytes: self.args.memory_mb.map_or(MEMORY, |mb| mb << 20),
+            cores: Some(1),
+        };
+        let link = Links { bandwidth_bps: Some(f64::from(mbit) * 1e6), latency_ms: Some(0.0), ..Links::default() };
+        // Requests leave over the dispatcher's link and arrive over the first node's.
+        let slowest = self.args.dispatcher_mbit.map_or(mbit, |dispatcher| dispatcher.min(mbit));
+        let dispatcher = DispatcherLink { bandwidth_bps: f64::from(slowest) * 1e6, latency_ms: 0.0 };
+        Cluster { nodes: (0..nodes).map(node).collect(), link, dispatcher: Some(dispatcher) }
     }
 
     /// Starts nodes, each on a machine of its own.
-    async fn nodes(&mut self, engine: &str, count: u8, stages: PathBuf) -> Result<Chain> {
+    async fn nodes(&mut self, engine: &str, count: u8) -> Result<Chain> {
         let step = Step::bar("starting nodes", u64::from(count));
         let mut nodes = Vec::new();
         for index in 0..count {
             let name = format!("{engine}-{count}-{index}");
             let share = self.share();
             let host = self.bed.host(&name, None, share)?;
-            let mut flags: Vec<OsString> =
-                vec!["serve".into(), "--listen".into(), format!("{}:7700", host.address).into()];
-            flags.extend(["--relay".into(), format!("{}:7701", host.address).into(), "--name".into(), name.into()]);
-            flags.extend([
-                "--state-dir".into(),
-                self.folder.path().join(format!("state-{engine}-{count}-{index}")).into(),
-            ]);
-            flags.extend(["--threads", "1", "--insecure", "--engine", engine].map(OsString::from));
+            let state = self.folder.path().join(format!("state-{engine}-{count}-{index}"));
+            let flags = serve(&host, &name, &state, engine);
             nodes.push((host.spawn(&format!("node {index}"), &self.binary, &flags)?, host));
         }
         let mut urls = Vec::new();
@@ -109,35 +159,13 @@ impl Bench<'_> {
             step.inc();
         }
         step.done(&format!("{count} nodes with {engine}"));
-        Ok(Chain { nodes, urls, stages, pipeline: self.subject.name.clone() })
-    }
-
-    async fn dispatcher(&self, door: &Host, chain: &Chain, codec: Codecs) -> Result<Process> {
-        let mut flags: Vec<OsString> = vec!["dispatch".into(), "--pipeline".into(), chain.stages.clone().into()];
-        flags.extend([
-            "--listen".into(),
-            format!("{}:0", door.address).into(),
-            "--admin".into(),
-            format!("{}:0", door.address).into(),
-        ]);
-        // Many slow nodes are no reason to send anything again.
-        flags.extend(
-            ["--insecure", "--request-timeout", "600", "--replay-after", "60", "--queue", "1024"].map(OsString::from),
-        );
-        flags.extend(codec.flags().into_iter().map(OsString::from));
-        flags.push("--node".into());
-        flags.extend(chain.urls.iter().map(OsString::from));
-        let step = Step::spinner("shipping the stages");
-        let mut dispatcher = door.spawn("the dispatcher", &self.binary, &flags)?;
-        listening(&mut dispatcher, &DISPATCHER_PORTS, DISPATCHER_UP).await?;
-        step.done("stages shipped");
-        Ok(dispatcher)
+        Ok(Chain { nodes, urls })
     }
 
     async fn measure(
         &self,
         engine: &str,
-        nodes: u8,
+        (nodes, stages): (u8, usize),
         chain: &Chain,
         dispatcher: &Process,
         reference: &[Vec<Named>],
@@ -149,9 +177,9 @@ impl Bench<'_> {
             inputs: self.subject.inputs(),
         };
         let rate = client.warm_up().await?;
-        let before = chain.totals().await?;
+        let before = chain.totals(stages, &self.subject.name).await?;
         let steady = client.measure(rate, self.args.seconds).await?;
-        let after = chain.totals().await?;
+        let after = chain.totals(stages, &self.subject.name).await?;
         let mut error = 0.0;
         for (whole, answer) in reference.iter().zip(&steady.answers) {
             error = f64::max(error, difference(whole, answer)?);
@@ -160,7 +188,7 @@ impl Bench<'_> {
         let count = requests as f64;
         let mut row = Row {
             engine: engine.to_owned(),
-            stages: nodes,
+            stages: u8::try_from(stages).unwrap_or(nodes),
             throughput_rps,
             p50_ms,
             p99_ms,
@@ -175,7 +203,7 @@ impl Bench<'_> {
             row.major_faults_per_inference = row.major_faults_per_inference.max(faults);
             let (now, then) = (&after.stages.stage.counters, &before.stages.stage.counters);
             let bytes_out = (now.bytes_out - then.bytes_out) as f64 / count;
-            if index + 1 < usize::from(nodes) {
+            if index + 1 < stages {
                 *row.bytes_per_inference.get_or_insert(0.0) += bytes_out;
             }
             row.stage_times.push(StageTime {
@@ -206,8 +234,22 @@ fn is_lossy(codec: &str) -> bool {
 }
 
 impl Chain {
-    async fn totals(&self) -> Result<Vec<Totals>> {
-        let stages = stats::collect(&self.urls, &self.pipeline).await?;
+    /// Tells all nodes to stop, and waits for it.
+    pub async fn stop(self) -> Result<()> {
+        tokio::task::spawn_blocking(move || {
+            let Self { mut nodes, .. } = self;
+            nodes.iter_mut().for_each(|(node, _)| node.ask_to_stop());
+            for (node, _) in &mut nodes {
+                node.terminate();
+            }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Of the nodes that have the stages of `pipeline`.
+    async fn totals(&self, stages: usize, pipeline: &str) -> Result<Vec<Totals>> {
+        let stages = stats::collect(&self.urls[..stages], pipeline).await?;
         let mut totals = Vec::new();
         for (stages, (node, host)) in stages.into_iter().zip(&self.nodes) {
             let (_, major_faults) = stat(&node.pid().to_string())?;
@@ -217,6 +259,32 @@ impl Chain {
     }
 }
 
+/// Flags of a node on `host`.
+pub(super) fn serve(host: &Host, name: &str, state: &Path, engine: &str) -> Vec<OsString> {
+    let mut flags: Vec<OsString> = vec!["serve".into(), "--listen".into(), format!("{}:7700", host.address).into()];
+    flags.extend(["--relay".into(), format!("{}:7701", host.address).into(), "--name".into(), name.into()]);
+    flags.extend(["--state-dir".into(), state.into()]);
+    flags.extend(["--threads", "1", "--insecure", "--engine", engine].map(OsString::from));
+    flags
+}
+
+/// Starts a dispatcher on `door`, with further flags, and waits until its chain is up.
+pub(super) async fn dispatch(door: &Host, binary: &Path, stages: &Path, more: &[OsString]) -> Result<Process> {
+    let mut flags: Vec<OsString> = vec!["dispatch".into(), "--pipeline".into(), stages.into()];
+    let free = || OsString::from(format!("{}:0", door.address));
+    flags.extend(["--listen".into(), free(), "--admin".into(), free()]);
+    // Many slow nodes are no reason to send anything again.
+    flags.extend(
+        ["--insecure", "--request-timeout", "600", "--replay-after", "60", "--queue", "1024"].map(OsString::from),
+    );
+    flags.extend_from_slice(more);
+    let step = Step::spinner("shipping the stages");
+    let mut dispatcher = door.spawn("the dispatcher", binary, &flags)?;
+    listening(&mut dispatcher, &DISPATCHER_PORTS, DISPATCHER_UP).await?;
+    step.done("stages shipped");
+    Ok(dispatcher)
+}
+
 fn last_words(chain: &Chain, dispatcher: &Process) -> String {
     let nodes: String =
         chain.nodes.iter().map(|(node, _)| format!("\n{}{}", node.describe(), node.last_words())).collect();
@@ -224,7 +292,7 @@ fn last_words(chain: &Chain, dispatcher: &Process) -> String {
 }
 
 /// As [`Process::wait_listening`], for an async thread, which a signal can break off.
-async fn listening(process: &mut Process, ports: &[&str], limit: Duration) -> Result<()> {
+pub(super) async fn listening(process: &mut Process, ports: &[&str], limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;
     while !process.is_listening(ports)? {
         if Instant::now() >= deadline {

@@ -9,6 +9,7 @@ mod group;
 mod measure;
 mod peers;
 mod plot;
+pub mod predict;
 mod report;
 mod rivals;
 mod systems;
@@ -93,6 +94,15 @@ impl FromStr for Codecs {
     }
 }
 
+/// What a pipeline is cut for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Plan {
+    /// For equal nodes, whatever joins them
+    Uniform,
+    /// For equal nodes and the rate of their links
+    Link,
+}
+
 /// Tells the program inside which bed it is in.
 const BED: &str = "DEFER_BED";
 /// How long the program inside may take to end once it was told to.
@@ -136,6 +146,10 @@ pub struct ChainArgs {
     /// What lossy codecs may do to the answers, as build-stages takes it
     #[arg(long, default_value = "max-relative-error=0.01", value_name = "BUDGET")]
     allow_lossy: Budget,
+    /// Whether cuts move with the link, whose rate the planner is then told, which also says what codec each hop uses with
+    /// auto; or are the same for all rates, and each node finds out its codec by itself
+    #[arg(long, default_value = "link", value_name = "HOW")]
+    plan: Plan,
     /// Inference engines
     #[arg(long, default_value = "onnxruntime,tract", value_name = "E,…", value_delimiter = ',')]
     engine: Vec<Engine>,
@@ -181,7 +195,7 @@ pub async fn run(args: ChainArgs) -> Result<()> {
     args.check()?;
     match std::env::var(BED) {
         Ok(bed) => inside(args, bed).await,
-        Err(_) => supervise(args).await,
+        Err(_) => supervise(std::slice::from_ref(&args.model)).await,
     }
 }
 
@@ -207,9 +221,12 @@ impl Drop for Supervisor {
     }
 }
 
-async fn supervise(args: ChainArgs) -> Result<()> {
+/// Runs this program again inside a bed, where it will measure `models`.
+async fn supervise(models: &[String]) -> Result<()> {
     // Whatever is fetched or installed comes now: the bed has no way out.
-    drop(subject::find(args.model.clone(), Vec::new()).await?);
+    for model in models {
+        drop(subject::find(model.clone(), Vec::new()).await?);
+    }
     bed::remove_stale();
     let bed = bed::name(std::process::id());
     let mut supervisor = Supervisor { bed: bed.clone(), child: None };

@@ -21,6 +21,8 @@ pub struct Row {
     pub codec: Option<String>,
     /// Whether a codec that changes values was at work.
     pub lossy: bool,
+    /// What the plan expected; `null` where cuts did not move with the link.
+    pub predicted_rps: Option<f64>,
     pub throughput_rps: f64,
     /// Throughput over that of the same engine alone on one such node, in the same run; `null` where that did not run.
     pub vs_single: Option<f64>,
