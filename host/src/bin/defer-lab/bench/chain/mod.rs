@@ -146,9 +146,9 @@ pub struct ChainArgs {
     /// What lossy codecs may do to the answers, as build-stages takes it
     #[arg(long, default_value = "max-relative-error=0.01", value_name = "BUDGET")]
     allow_lossy: Budget,
-    /// Whether cuts move with the link, whose rate the planner is then told, which also says what codec each hop uses with
-    /// auto; or are the same for all rates, and each node finds out its codec by itself
-    #[arg(long, default_value = "link", value_name = "HOW")]
+    /// Whether cuts are the same for all rates, and each node finds out its codec by itself; or move with the link, whose rate
+    /// the planner is then told: it says what codec each hop uses with auto, and may leave nodes out
+    #[arg(long, default_value = "uniform", value_name = "HOW")]
     plan: Plan,
     /// Inference engines
     #[arg(long, default_value = "onnxruntime,tract", value_name = "E,…", value_delimiter = ',')]
