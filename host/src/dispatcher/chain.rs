@@ -114,6 +114,11 @@ impl Chain {
         self.links.collect.store(false, Ordering::Relaxed);
     }
 
+    /// Whether the link to the first stage is up.
+    pub fn is_fed(&self) -> bool {
+        self.links.feed.load(Ordering::Relaxed)
+    }
+
     /// Whether both links are up.
     pub fn is_up(&self) -> bool {
         self.links.feed.load(Ordering::Relaxed) && self.links.collect.load(Ordering::Relaxed)

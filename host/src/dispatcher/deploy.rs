@@ -1,6 +1,7 @@
 //! A generation on its nodes: ships the artifacts that are missing, has every node prepare, renews, drops.
 
 use super::artifacts::Artifacts;
+use super::failure::PartFailed;
 use super::fleet::Member;
 use super::nodes::NodeClient;
 use crate::node::generation::{Assignment, Hop, Owner, Prepare};
@@ -116,7 +117,7 @@ impl Deployment {
             if result.is_err() {
                 failed.cancel();
             }
-            result.with_context(|| part.what())
+            result.with_context(|| PartFailed { what: part.what(), node: part.node.url().to_string() })
         });
         let result = join_all(all).await.into_iter().collect();
         if failed.is_cancelled() {

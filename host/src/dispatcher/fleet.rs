@@ -193,13 +193,14 @@ impl Fleet {
         Ok(())
     }
 
-    /// Feels everyone's pulse, for ever; candidates that are seen go to `candidates`.
+    /// Feels everyone's pulse, for ever, as dispatcher `incarnation`; candidates that are seen go to `candidates`.
     pub fn watch(
         self: &Arc<Self>,
+        incarnation: u64,
         candidates: &mpsc::UnboundedSender<(Arc<Member>, CandidateInfo)>,
     ) -> Vec<AbortOnDropHandle<()>> {
         let watch = |member: &Arc<Member>| {
-            let task = Arc::clone(self).watch_one(Arc::clone(member), candidates.clone());
+            let task = Arc::clone(self).watch_one(Arc::clone(member), incarnation, candidates.clone());
             AbortOnDropHandle::new(tokio::spawn(task))
         };
         self.members.iter().map(watch).collect()
@@ -208,13 +209,14 @@ impl Fleet {
     async fn watch_one(
         self: Arc<Self>,
         member: Arc<Member>,
+        incarnation: u64,
         candidates: mpsc::UnboundedSender<(Arc<Member>, CandidateInfo)>,
     ) {
         let mut rhythm = Rhythm::new();
         let mut misses = 0;
         loop {
             let (started, deadline) = (Instant::now(), rhythm.deadline(misses));
-            let beat = tokio::time::timeout(deadline, member.client.pulse()).await;
+            let beat = tokio::time::timeout(deadline, member.client.pulse(incarnation)).await;
             let beat = beat.unwrap_or_else(|_| bail_late(deadline));
             let pause = match beat {
                 Ok(Pulse { draining: true, .. }) => {

@@ -7,6 +7,7 @@
 
 use super::Rounding;
 use super::deploy::{self, Deployment, Progress};
+use super::failure::BrokenOff;
 use super::fleet::{self, Fleet, Member};
 use super::record::Record;
 use super::running::{Place, Running};
@@ -14,7 +15,7 @@ use crate::artifact::Digest;
 use crate::node::generation::Owner;
 use crate::pipeline::Pipeline;
 use crate::relay::codec::Choice;
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, bail};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -28,6 +29,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 const ECHOES: Duration = Duration::from_secs(1);
 /// How often a generation that drains is looked at.
 const LOOK: Duration = Duration::from_millis(5);
+/// How often a change that is in the way is broken off again: it may have begun only just now.
+const INSIST: Duration = Duration::from_millis(50);
 
 /// A generation on trial.
 pub struct Canary {
@@ -69,7 +72,8 @@ pub struct Generations {
     retiring: Mutex<Vec<Arc<Running>>>,
     /// Requests that chose between the active one and the canary.
     chosen: AtomicU64,
-    /// The highest number of a generation that had links.
+    /// The highest number that was ever given out, whatever became of it: a late word about an attempt that failed must
+    /// not meet another generation.
     highest: AtomicU64,
     /// The one that is being prepared; 0 for none.
     preparing: AtomicU64,
@@ -122,6 +126,7 @@ impl Drop for Preparing<'_> {
 
 impl Generations {
     pub fn new(fleet: Arc<Fleet>, place: Place, setup: Setup, record: Record) -> Arc<Self> {
+        let highest = AtomicU64::new(record.active().map_or(0, |active| active.generation));
         Arc::new(Self {
             fleet,
             place,
@@ -130,7 +135,7 @@ impl Generations {
             ingress: RwLock::new(Ingress { active: None, canary: None }),
             retiring: Mutex::default(),
             chosen: AtomicU64::new(0),
-            highest: AtomicU64::new(0),
+            highest,
             preparing: AtomicU64::new(0),
             change: AsyncMutex::new(()),
             interrupt: Mutex::default(),
@@ -193,8 +198,12 @@ impl Generations {
 
     /// The same after breaking off whatever is being made: for what cannot wait.
     pub async fn change_now(&self) -> AsyncMutexGuard<'_, ()> {
-        self.interrupted().cancel();
-        self.change.lock().await
+        loop {
+            self.interrupted().cancel();
+            if let Ok(change) = tokio::time::timeout(INSIST, self.change.lock()).await {
+                return change;
+            }
+        }
     }
 
     fn interrupted(&self) -> CancellationToken {
@@ -206,7 +215,7 @@ impl Generations {
         let token = CancellationToken::new();
         *self.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = token.clone();
         let done = token.run_until_cancelled(work).await;
-        done.unwrap_or_else(|| Err(anyhow!("broken off, since a node of the pipeline was lost; try again")))
+        done.unwrap_or_else(|| Err(BrokenOff.into()))
     }
 
     /// Has `nodes` prepare the next generation, stage i on node i, and opens its chain.
@@ -217,14 +226,14 @@ impl Generations {
         progress: &Arc<dyn Progress>,
     ) -> Result<(Arc<Running>, Tentative)> {
         let known = fleet::highest(nodes, &pipeline.name).await?;
-        let number = known.max(self.highest.load(Ordering::Relaxed)) + 1;
+        let number = known.max(self.highest.load(Ordering::Relaxed)).checked_add(1);
+        let number = number.context("a node has a generation of the highest number that there is; drop it there")?;
+        self.highest.fetch_max(number, Ordering::Relaxed);
         let _preparing = Preparing::new(self, number);
         let owner = self.setup.owner.clone();
         let deployment = Arc::new(deploy::place(pipeline, nodes, number, owner, self.setup.codec));
         let tentative = Tentative::new(&deployment);
         deployment.prepare(&self.place.artifacts, progress).await?;
-        // Requests may go through it from now on, so its number is no other's.
-        self.highest.store(number, Ordering::Relaxed);
         let running = match Running::open(&self.place, Arc::clone(&deployment)).await {
             Ok(running) => running,
             Err(error) => {
@@ -239,8 +248,11 @@ impl Generations {
     /// active before finishes what is in it, unless it is `Lost`.
     ///
     /// # Errors
-    /// Where it cannot be noted; then nothing has changed.
+    /// Where it cannot be noted, or is being dropped; then nothing has changed.
     pub fn commit(self: &Arc<Self>, next: &Arc<Running>, tentative: Option<Tentative>, before: Before) -> Result<u64> {
+        if self.retiring().iter().any(|running| Arc::ptr_eq(running, next)) {
+            bail!("generation {} is being dropped", next.number());
+        }
         let note = || self.record.activate(&next.deployment, &self.setup.given);
         tokio::task::block_in_place(note).context("the new generation cannot be noted as the active one")?;
         if let Some(tentative) = tentative {
@@ -302,7 +314,16 @@ impl Generations {
             tokio::time::sleep(LOOK).await;
         }
         self.restart(&old).await;
-        old.close();
+        {
+            // Held, so that it does not become the active one meanwhile.
+            let ingress = self.ingress();
+            if ingress.active.as_ref().is_some_and(|active| Arc::ptr_eq(active, &old)) {
+                tracing::error!(generation = old.number(), "the active generation was to be dropped; it stays");
+                drop(ingress);
+                return self.retiring().retain(|running| !Arc::ptr_eq(running, &old));
+            }
+            old.close();
+        }
         self.place.ledger.close(old.number());
         old.deployment.remove(if before == Before::Finishes { ECHOES } else { Duration::ZERO }).await;
         self.retiring().retain(|running| !Arc::ptr_eq(running, &old));

@@ -4,6 +4,7 @@ mod admin;
 mod artifacts;
 mod chain;
 pub mod deploy;
+mod failure;
 mod fleet;
 mod generations;
 pub mod ledger;
@@ -191,7 +192,7 @@ impl Dispatcher {
             patience: config.request_timeout,
         }));
         let (candidates, seen) = tokio::sync::mpsc::unbounded_channel();
-        let mut tasks = generations.fleet.watch(&candidates);
+        let mut tasks = generations.fleet.watch(incarnation, &candidates);
         let also = |task| AbortOnDropHandle::new(task);
         tasks.push(also(tokio::spawn(swap::serve(Arc::clone(&generations), seen))));
         tasks.push(also(tokio::spawn(recovery::serve(Arc::clone(&generations), config.replan_after))));

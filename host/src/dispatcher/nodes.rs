@@ -19,13 +19,28 @@ const QUICK: Duration = Duration::from_secs(10);
 /// A word that needs no work on the other side.
 const WORD: Duration = Duration::from_secs(5);
 /// Loading a stage may read gigabytes from a slow card.
-const LOAD: Duration = Duration::from_secs(600);
+pub const LOAD: Duration = Duration::from_secs(600);
 const UPLOAD_CHUNK: usize = 256 * 1024;
 
 /// In the chain of an error: somebody else has the pipeline, or the generation's number.
 #[derive(Debug, thiserror::Error)]
 #[error("the pipeline is taken")]
 pub struct Taken;
+
+/// In the chain of an error: what a node said instead of yes.
+#[derive(Debug, thiserror::Error)]
+#[error("the {kind} at {url} answered {status}: {said}")]
+pub struct Answered {
+    kind: &'static str,
+    url: Url,
+    pub status: StatusCode,
+    said: String,
+}
+
+/// In the chain of an error: a node keeps less than would have to go there.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NoRoom(String);
 
 /// One node, by its URL.
 #[derive(Clone, Debug)]
@@ -155,7 +170,7 @@ impl NodeClient {
             Ok(ErrorBody { error, cause }) => [vec![error], cause].concat().join(": "),
             Err(_) => text,
         };
-        bail!("the {} at {} answered {status}: {said}", self.kind.name(), self.url)
+        Err(Answered { kind: self.kind.name(), url: self.url.clone(), status, said }.into())
     }
 
     pub async fn describe(&self) -> Result<NodeInfo> {
@@ -173,10 +188,11 @@ impl NodeClient {
         Ok(format!("{host}:{port}"))
     }
 
-    /// That the node lives, and what waits there.
-    pub async fn pulse(&self) -> Result<Pulse> {
+    /// That the node lives, and what waits there for dispatcher `incarnation`, which lives too.
+    pub async fn pulse(&self, incarnation: u64) -> Result<Pulse> {
         // The caller knows how long is too long.
         let request = self.request(Method::GET, &["v1", "pulse"])?.timeout(QUICK);
+        let request = request.query(&[("incarnation", incarnation)]);
         Ok(self.accept(self.send(request).await?).await?.json().await?)
     }
 
@@ -226,7 +242,8 @@ impl NodeClient {
         let limit = if self.kind == Kind::Node { self.describe().await?.store_limit_bytes } else { None };
         if let Some(limit) = limit.filter(|limit| length > *limit) {
             let (file, url) = (file.display(), &self.url);
-            bail!("{file} has {length} bytes, the node at {url} keeps {limit} (serve --store-limit)");
+            let text = format!("{file} has {length} bytes, the node at {url} keeps {limit} (serve --store-limit)");
+            return Err(NoRoom(text).into());
         }
         let stream = ReaderStream::with_capacity(open, UPLOAD_CHUNK).inspect_ok(move |chunk| sent(chunk.len() as u64));
         let request = self.request(Method::PUT, &["v1", "artifacts", &digest.to_string()])?;

@@ -2,13 +2,14 @@
 //! pending starts again there.
 
 use super::deploy::{self, Placed, Progress};
+use super::failure::PartFailed;
 use super::fleet::{Certainty, Down, Member};
 use super::generations::{Before, Generations, Trouble};
 use super::running::Running;
 use anyhow::{Context as _, Result, bail};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the nodes are looked at where nothing is heard.
 const LOOK: Duration = Duration::from_millis(200);
@@ -18,6 +19,11 @@ const SETTLED: Duration = Duration::from_secs(5);
 const DOUBT: Duration = Duration::from_secs(3);
 /// Between two attempts that failed.
 const BREATH: Duration = Duration::from_millis(500);
+/// How long a node that could not take a stage is left alone with it.
+const UNFIT: Duration = Duration::from_secs(10);
+
+/// Nodes that could not take a stage, and when.
+type Unfit = HashMap<(usize, String), Instant>;
 
 /// What to do about the nodes.
 enum Plan {
@@ -32,16 +38,19 @@ enum Plan {
 /// Mends for ever.
 pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
     let mut news = generations.fleet.news();
-    // Nodes that refused a stage in this state of things.
-    let mut unfit: HashSet<(usize, String)> = HashSet::new();
+    let mut unfit = Unfit::new();
     let mut epochs: HashMap<String, (Option<u64>, bool)> = HashMap::new();
     loop {
         let _ = tokio::time::timeout(LOOK, news.changed()).await;
         if revisit(&generations, &mut epochs) {
             unfit.clear();
         }
+        unfit.retain(|_, since| since.elapsed() < UNFIT);
         if let Some((canary, _)) = generations.canary()
             && canary.deployment.stages.iter().any(|stage| !stage.node.is_up())
+            // It is being promoted or aborted otherwise.
+            && let Some(_change) = generations.try_change()
+            && generations.canary().is_some_and(|(now, _)| Arc::ptr_eq(&now, &canary))
         {
             tracing::warn!(generation = canary.number(), "a node of the generation on trial is lost");
             generations.abort(Before::IsLost);
@@ -64,9 +73,10 @@ pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
             && let Err(error) = mend(&generations, &active, &nodes, before).await
         {
             tracing::warn!(error = format!("{error:#}"), "cannot move stages; trying on");
+            let failed = error.downcast_ref::<PartFailed>().map(|part| part.node.as_str());
             for (stage, node) in active.deployment.stages.iter().zip(&nodes) {
-                if !Arc::ptr_eq(&stage.node, node) && node.is_up() {
-                    unfit.insert((stage.index, node.url().to_string()));
+                if !Arc::ptr_eq(&stage.node, node) && failed == Some(node.url().as_str()) {
+                    unfit.insert((stage.index, node.url().to_string()), Instant::now());
                 }
             }
             tokio::time::sleep(BREATH).await;
@@ -96,11 +106,11 @@ fn revisit(generations: &Arc<Generations>, epochs: &mut HashMap<String, (Option<
     changed
 }
 
-fn plan(generations: &Generations, active: &Running, replan_after: Duration, unfit: &HashSet<(usize, String)>) -> Plan {
+fn plan(generations: &Generations, active: &Running, replan_after: Duration, unfit: &Unfit) -> Plan {
     let stages = &active.deployment.stages;
     let lost: Vec<usize> = stages.iter().filter(|stage| !stage.node.is_up()).map(|stage| stage.index).collect();
     let mut nodes: Vec<Arc<Member>> = stages.iter().map(|stage| Arc::clone(&stage.node)).collect();
-    let fits = |index: usize, node: &Arc<Member>| !unfit.contains(&(index, node.url().to_string()));
+    let fits = |index: usize, node: &Arc<Member>| !unfit.contains_key(&(index, node.url().to_string()));
     let idle = |nodes: &[Arc<Member>], index: usize| {
         let free = |node: &&Arc<Member>| !nodes.iter().any(|used| Arc::ptr_eq(used, node)) && fits(index, node);
         generations.fleet.up().find(free).cloned()

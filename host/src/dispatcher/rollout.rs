@@ -1,6 +1,7 @@
 //! Whole pipelines that take the place of the one that runs: other weights, other cuts, another number of stages.
 
 use super::deploy::Progress;
+use super::failure;
 use super::fleet::Member;
 use super::generations::{Before, Generations, Trouble};
 use super::running::Running;
@@ -67,9 +68,8 @@ impl RolloutError {
             Self::Unknown { .. } => StatusCode::NOT_FOUND,
             Self::Busy | Self::OnTrial(_) | Self::NoTrial => StatusCode::CONFLICT,
             Self::Down(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unfit(_) | Self::Missing { .. } | Self::Failed(_) | Self::Returned(_) => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Self::Unfit(_) | Self::Missing { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Failed(cause) | Self::Returned(cause) => failure::status(cause),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::artifacts::Artifacts;
 use super::chain::Chain;
 use super::deploy::{Deployment, Progress};
+use super::failure::{NoLink, PartFailed};
 use super::ledger::Ledger;
 use crate::artifact::Manifest;
 use crate::pipeline::StageRef;
@@ -10,7 +11,7 @@ use crate::relay::frame::Part;
 use crate::relay::traffic::Outgoing;
 use crate::relay::{Limits, Token};
 use crate::telemetry::{Counter, Timings};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Error, Result, bail};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
@@ -63,14 +64,13 @@ impl Running {
         let entering = names(&first.inputs, first);
         let chain =
             Chain::open(&deployment, &place.name, &place.token, &limits, &place.ledger, names(&last.outputs, last))?;
-        tokio::time::timeout(LINKS, chain.wait_until_up()).await.ok().with_context(|| {
-            format!(
-                "no link to the first or the last stage within {} s: can this machine reach {} and {}?",
-                LINKS.as_secs(),
-                deployment.stages[0].node.relay(),
-                deployment.stages[deployment.stages.len() - 1].node.relay()
-            )
-        })?;
+        if tokio::time::timeout(LINKS, chain.wait_until_up()).await.is_err() {
+            let end = if chain.is_fed() { deployment.stages.len() - 1 } else { 0 };
+            let node = &deployment.stages[end].node;
+            let what = format!("stage {end} on node \"{}\"", node.name());
+            let cause = Error::new(NoLink { relay: node.relay(), seconds: LINKS.as_secs() });
+            return Err(cause.context(PartFailed { what, node: node.url().to_string() }));
+        }
         let (keep, artifacts) = (Arc::clone(&deployment), Arc::clone(&place.artifacts));
         let keeper = tokio::spawn(async move { keep.keep(&artifacts, Arc::new(()) as Arc<dyn Progress>).await });
         let keeper = Mutex::new(Some(AbortOnDropHandle::new(keeper)));

@@ -1,17 +1,20 @@
 //! Swaps of one stage: a node holds a candidate, verified and warmed up; a generation with it is made of the active one.
 
 use super::deploy::Progress;
+use super::failure;
 use super::fleet::Member;
 use super::generations::{Before, Generations};
-use super::nodes::{CandidateInfo, Verdict};
+use super::nodes::{Answered, CandidateInfo, Verdict};
 use crate::pipeline::Pipeline;
 use anyhow::{Context as _, Result};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 const CONFLICT: u16 = 409;
-const UNPROCESSABLE: u16 = 422;
 const UNAVAILABLE: u16 = 503;
+/// Before a node that did not hear a verdict is told again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Makes a generation of every candidate that is seen, for ever.
 pub async fn serve(
@@ -25,6 +28,12 @@ pub async fn serve(
         // The node lets it be taken once: what was seen twice fails here.
         if let Err(error) = node.client.settle(candidate.id, &Verdict::Taken).await {
             tracing::debug!(node = node.name(), error = format!("{error:#}"), "a candidate is gone");
+            if !error.is::<Answered>() {
+                // It may count as taken there.
+                let error = "the dispatcher's word that it takes the stage up got lost; try again".to_owned();
+                let refused = Verdict::Refused { status: UNAVAILABLE, error };
+                tokio::spawn(async move { tell(&node, candidate.id, &refused).await });
+            }
             continue;
         }
         tokio::spawn(settle(Arc::clone(&generations), node, candidate));
@@ -38,9 +47,22 @@ async fn settle(generations: Arc<Generations>, node: Arc<Member>, candidate: Can
     if let Verdict::Refused { error, .. } = &verdict {
         tracing::warn!(node = node.name(), stage = index, error, "the swap was refused");
     }
-    if let Err(error) = node.client.settle(id, &verdict).await {
+    tell(&node, id, &verdict).await;
+}
+
+/// Tells a node what became of a candidate until it has heard it, knows it, or is another life of it.
+async fn tell(node: &Member, id: u64, verdict: &Verdict) {
+    let epoch = node.epoch();
+    while node.epoch() == epoch {
+        let Err(error) = node.client.settle(id, verdict).await else { return };
+        let known = error.downcast_ref::<Answered>().map(|answered| answered.status.as_u16());
         let error = format!("{error:#}");
-        tracing::warn!(node = node.name(), stage = index, error, "the node does not hear what became of its swap");
+        if matches!(known, Some(404 | CONFLICT)) {
+            tracing::debug!(node = node.name(), candidate = id, error, "nobody waits for this verdict any more");
+            return;
+        }
+        tracing::warn!(node = node.name(), candidate = id, error, "a node does not hear what became of its swap");
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -63,7 +85,7 @@ async fn switch(generations: &Arc<Generations>, node: &Arc<Member>, candidate: &
     }
     match generations.interruptible(swap(generations, node, candidate)).await {
         Ok((generation, first_seq)) => Verdict::Switched { generation, first_seq },
-        Err(error) => refused(UNPROCESSABLE, format!("{error:#}")),
+        Err(error) => refused(failure::status(&error).as_u16(), format!("{error:#}")),
     }
 }
 

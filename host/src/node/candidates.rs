@@ -1,6 +1,6 @@
 //! Stages that wait here, loaded, for the dispatcher of their pipeline to make a generation with them.
 
-use crate::dispatcher::nodes::{CandidateInfo, Verdict};
+use crate::dispatcher::nodes::{CandidateInfo, LOAD, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,6 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// A dispatcher that lives asks several times a second; one that has not for so long is not coming back to what it took.
 const SILENCE: Duration = Duration::from_secs(15);
+/// The longest that one may have to load the stages of a generation, links and all.
+const LONGEST: Duration = LOAD.saturating_add(Duration::from_secs(60));
 /// How often it is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -21,13 +23,13 @@ struct State {
     offered: BTreeMap<u64, Offer>,
     /// Pipelines of which a stage is being swapped.
     busy: BTreeSet<String>,
-    /// When a dispatcher last asked.
-    asked: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Offer {
     info: CandidateInfo,
+    /// When the dispatcher that it waits for last asked.
+    asked: Instant,
     /// Gone once the candidate was taken.
     taken: Option<oneshot::Sender<()>>,
     verdict: mpsc::UnboundedSender<Verdict>,
@@ -52,11 +54,17 @@ pub(super) enum Outcome {
     Settled(Verdict),
     /// No dispatcher took it.
     Ignored,
-    /// One took it, and was not heard of again.
+    /// One took it, and said no more about it.
     Unknown,
 }
 
 impl Candidates {
+    /// Candidates are numbered from `first` on. Each life of a node has numbers of its own, so that a late word about one
+    /// of the life before meets none of this one.
+    pub fn numbered_from(first: u64) -> Self {
+        Self(Mutex::new(State { last: first, ..State::default() }))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,11 +75,15 @@ impl Candidates {
         self.lock().busy.insert(pipeline.clone()).then(|| Turn { candidates: Arc::clone(self), pipeline })
     }
 
-    /// What waits to be taken; a dispatcher asks.
-    pub fn waiting(&self) -> Vec<CandidateInfo> {
+    /// What waits to be taken by dispatcher `incarnation`, which asks; by whomever where it does not say who it is.
+    pub fn waiting(&self, incarnation: Option<u64>) -> Vec<CandidateInfo> {
         let mut state = self.lock();
-        state.asked = Some(Instant::now());
-        state.offered.values().filter(|offer| offer.taken.is_some()).map(|offer| offer.info.clone()).collect()
+        for offer in state.offered.values_mut().filter(|offer| Some(offer.info.incarnation) == incarnation) {
+            offer.asked = Instant::now();
+        }
+        let its = |offer: &&Offer| incarnation.is_none_or(|incarnation| offer.info.incarnation == incarnation);
+        let waiting = state.offered.values().filter(|offer| offer.taken.is_some()).filter(its);
+        waiting.map(|offer| offer.info.clone()).collect()
     }
 
     /// Offers a candidate to the dispatcher, whose word must come within `patience`, and waits for what becomes of it.
@@ -82,18 +94,20 @@ impl Candidates {
             let mut state = self.lock();
             state.last += 1;
             let id = state.last;
-            state.offered.insert(id, Offer { info: CandidateInfo { id, ..info }, taken: Some(take), verdict });
+            let info = CandidateInfo { id, ..info };
+            state.offered.insert(id, Offer { info, asked: Instant::now(), taken: Some(take), verdict });
             id
         };
         let outcome = async {
             if tokio::time::timeout(patience, taken).await.is_err() && self.withdraw(id) {
                 return Outcome::Ignored;
             }
+            let end = Instant::now() + LONGEST;
             loop {
                 match tokio::time::timeout(LOOK, said.recv()).await {
                     Ok(Some(verdict)) => return Outcome::Settled(verdict),
                     Ok(None) => return Outcome::Unknown,
-                    Err(_) if self.is_silent() => return Outcome::Unknown,
+                    Err(_) if self.is_silent(id) || Instant::now() > end => return Outcome::Unknown,
                     Err(_) => {}
                 }
             }
@@ -110,8 +124,8 @@ impl Candidates {
         open && state.offered.remove(&id).is_some()
     }
 
-    fn is_silent(&self) -> bool {
-        self.lock().asked.is_none_or(|at| at.elapsed() > SILENCE)
+    fn is_silent(&self, id: u64) -> bool {
+        self.lock().offered.get(&id).is_none_or(|offer| offer.asked.elapsed() > SILENCE)
     }
 
     /// A dispatcher's word on a candidate; `false` where there is none that it could be of.
@@ -139,7 +153,8 @@ mod tests {
         let candidates = Candidates::default();
         let dispatcher = async {
             let offered = loop {
-                if let Some(offered) = candidates.waiting().pop() {
+                assert!(candidates.waiting(Some(8)).is_empty(), "it is no other life's");
+                if let Some(offered) = candidates.waiting(Some(7)).pop() {
                     break offered;
                 }
                 tokio::task::yield_now().await;
@@ -148,7 +163,14 @@ mod tests {
             assert!(!candidates.settle(offered.id, switched.clone()), "nobody has taken it yet");
             assert!(candidates.settle(offered.id, Verdict::Taken));
             assert!(!candidates.settle(offered.id, Verdict::Taken));
-            assert!(candidates.waiting().is_empty());
+            assert!(candidates.waiting(Some(7)).is_empty());
+            let silent_since = || candidates.lock().offered[&offered.id].asked;
+            let before = silent_since();
+            candidates.waiting(Some(8));
+            candidates.waiting(None);
+            assert_eq!(silent_since(), before, "others say nothing about its own dispatcher");
+            candidates.waiting(Some(7));
+            assert!(silent_since() > before);
             assert!(candidates.settle(offered.id, switched));
         };
         let (outcome, ()) = tokio::join!(candidates.offer(info(), Duration::from_secs(60)), dispatcher);
@@ -159,7 +181,7 @@ mod tests {
     async fn a_candidate_that_nobody_takes_is_withdrawn() {
         let candidates = Candidates::default();
         assert!(matches!(candidates.offer(info(), Duration::from_millis(10)).await, Outcome::Ignored));
-        assert!(candidates.waiting().is_empty() && !candidates.settle(1, Verdict::Taken));
+        assert!(candidates.waiting(None).is_empty() && !candidates.settle(1, Verdict::Taken));
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod stages;
 use super::generation::{Generation, Prepare};
 use super::probe;
 use super::slot::CountersJson;
-use super::table::{Node, PrepareError};
+use super::table::Node;
 use crate::artifact::Digest;
 use crate::engine;
 use crate::http::{ApiError, Path, announced, method_not_allowed, not_found, require_token, status_of};
@@ -206,17 +206,7 @@ async fn prepare(
     // In a task of its own: a client that hangs up does not leave a half-made generation behind.
     let task = tokio::spawn(async move { node.prepare(&pipeline, generation, body).await });
     let prepared = task.await.map_err(|error| ApiError::from_error(StatusCode::INTERNAL_SERVER_ERROR, &error))?;
-    let prepared = prepared.map_err(|error| {
-        let status = match &error {
-            PrepareError::Owned { .. } | PrepareError::Exists { .. } | PrepareError::Leaving { .. } => {
-                StatusCode::CONFLICT
-            }
-            PrepareError::Draining => StatusCode::SERVICE_UNAVAILABLE,
-            PrepareError::Persist { .. } => StatusCode::INSUFFICIENT_STORAGE,
-            _ => StatusCode::UNPROCESSABLE_ENTITY,
-        };
-        ApiError::from_error(status, &error)
-    })?;
+    let prepared = prepared.map_err(|error| ApiError::from_error(error.status(), &error))?;
     let stages: Vec<SlotJson> = slots(&prepared).collect();
     Ok(Json(json!({"state": prepared.state(), "generation": prepared.number, "stages": stages})))
 }

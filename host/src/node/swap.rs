@@ -58,7 +58,14 @@ pub enum SwapError {
     Gone(Digest),
     #[error("dispatcher \"{0}\" did not take it up within {limit} s", limit = PICK_UP.as_secs())]
     Ignored(String),
-    #[error("dispatcher \"{0}\" has taken it up and was not heard of since; GET /v1/stages tells whether it was made")]
+    #[error(
+        "dispatcher \"{dispatcher}\" is not heard of, and stage {index} is one of {count}: it alone can swap it in the whole \
+         chain; start it again"
+    )]
+    Deserted { dispatcher: String, index: usize, count: usize },
+    #[error(
+        "dispatcher \"{0}\" has taken it up and has not said what became of it; GET /v1/stages tells whether it was made"
+    )]
     Unknown(String),
     #[error("the dispatcher refused it: {error}")]
     Refused { status: u16, error: String },
@@ -130,9 +137,11 @@ impl Node {
     }
 
     async fn switch(self: Arc<Self>, plan: Plan) -> Result<Swapped, SwapError> {
+        has_dispatcher(&plan).inspect_err(|_| self.evict(None))?;
         let loaded = self.try_candidate(&plan).await.inspect_err(|_| self.evict(None))?;
         let Plan { base, assignment, previous, .. } = &plan;
-        let (generation, first_seq) = match base.is_leased() {
+        // Loading may have taken longer than the lease.
+        let (generation, first_seq) = match has_dispatcher(&plan)? {
             true => self.switch_by_dispatcher(base, assignment).await?,
             false => (self.switch_here(base, assignment).await?, 0),
         };
@@ -190,10 +199,26 @@ impl Node {
             *stage = new.clone();
         }
         let numbers = self.generations().into_iter().filter(|generation| generation.pipeline == base.pipeline);
-        let generation = numbers.map(|generation| generation.number).max().unwrap_or(0) + 1;
+        let generation = numbers.map(|generation| generation.number).max().unwrap_or(0);
+        let not_here = || SwapError::NotHere { pipeline: base.pipeline.clone(), index: new.index };
+        let generation = generation.checked_add(1).ok_or_else(not_here)?;
         self.switch_to(Noted { pipeline: base.pipeline.clone(), generation, prepare }).await?;
         self.remove(base, DRAIN).await;
         Ok(generation)
+    }
+}
+
+/// Whether a dispatcher makes the generation. Without one, a node alone can swap the only stage of a pipeline: of several,
+/// the others would go on with a generation that this node has left.
+fn has_dispatcher(plan: &Plan) -> Result<bool, SwapError> {
+    let Plan { base, assignment: Assignment { index, .. }, .. } = plan;
+    let count = base.slots.get(index).map_or(1, |slot| slot.loaded.artifact.manifest.count);
+    match base.is_leased() {
+        false if count > 1 => {
+            let dispatcher = base.prepare.dispatcher.name.clone();
+            Err(SwapError::Deserted { dispatcher, index: *index, count })
+        }
+        leased => Ok(leased),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::artifact::{Artifact, Digest};
 use crate::port::Bounds;
 use crate::relay::{CodecChoice, Limits, Token};
 use crate::sandbox::SandboxError;
+use axum::http::StatusCode;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
@@ -68,6 +69,20 @@ pub enum PrepareError {
     Persist { path: PathBuf, source: io::Error },
 }
 
+impl PrepareError {
+    /// What to answer whoever asked for it.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Owned { .. } | Self::Exists { .. } | Self::Leaving { .. } => StatusCode::CONFLICT,
+            Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Persist { .. } | Self::Memory { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Missing(_) | Self::Assignment { .. } | Self::Load { .. } | Self::Start { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+        }
+    }
+}
+
 pub struct Node {
     config: NodeConfig,
     context: Context,
@@ -109,7 +124,7 @@ impl Node {
             loader,
             notes,
             history,
-            candidates: Arc::default(),
+            candidates: Arc::new(Candidates::numbered_from(epoch >> 12)),
             epoch,
             wanted: Wanted::default(),
             generations: RwLock::default(),

@@ -49,7 +49,7 @@ fn artifacts() -> Value {
 
 fn deploy() -> Value {
     let done = ok("It is active, or on trial.", "RolledOut");
-    let refusals = [400, 404, 408, 409, 413, 422, 500, 503];
+    let refusals = [400, 404, 408, 409, 413, 422, 500, 503, 507];
     let mut post = guarded("deploy", "Replaces the pipeline while requests flow", done, &refusals);
     let file = json!({ "application/json": { "schema": { "type": "object", "description": "pipeline.json" } } });
     post["requestBody"] = json!({ "required": true, "content": file });

@@ -47,7 +47,7 @@ const REFUSALS: [(u16, &str, Option<&str>); 16] = [
     (502, "Another machine cannot be reached, or does not take part.", None),
     (503, "Not ready, or too much to do; worth another try later.", None),
     (504, "No answer in time.", None),
-    (507, "No space left on the disk.", None),
+    (507, "No room left: on the disk, or for weights beside those that are loaded.", None),
     // With Retry-After, where a client is told when to come again.
     (RETRY, "More requests than can wait, or the chain cannot be reached.", Some("Retry-After")),
     // Answers to HEAD have no body.

@@ -23,7 +23,10 @@ pub fn document() -> Value {
     add("/v1/stages/{pipeline}/{index}", swap());
     add("/v1/stages/{pipeline}/{index}/rollback", roll_back());
     let pulse = ok("It lives, and which swaps wait for their dispatcher.", "Pulse");
-    add("/v1/pulse", json!({ "get": guarded("pulse", "A dispatcher's heartbeat", pulse, &[]) }));
+    let mut pulse = guarded("pulse", "A dispatcher's heartbeat", pulse, &[400]);
+    let incarnation = "Whose heartbeat it is: only its own swaps are told, and wait on.";
+    pulse["parameters"] = json!([in_query("incarnation", incarnation)]);
+    add("/v1/pulse", json!({ "get": pulse }));
     add("/v1/candidates/{candidate}", candidates());
     add("/v1/artifacts/{digest}", artifacts());
     add("/v1/pipelines/{pipeline}/generations/{generation}", generations());
@@ -96,6 +99,10 @@ fn candidates() -> Value {
     json!({ "parameters": [in_path("candidate", "The node's number for it.", count())], "post": post })
 }
 
+fn in_query(name: &str, what: &str) -> Value {
+    json!({ "name": name, "in": "query", "description": what, "schema": count() })
+}
+
 fn generations() -> Value {
     let prepared = ok("Loaded and warmed up, or the lease renewed.", "Prepared");
     let refusals = [400, 408, 409, 422, 500, 503, 507];
@@ -104,10 +111,9 @@ fn generations() -> Value {
     put["requestBody"] = json!({ "required": true, "content": prepare });
     let dropped = json!({ "204": { "description": "Drained and dropped." } });
     let mut delete = guarded("drop", "Drains and drops a generation", dropped, &[400, 404, 409]);
-    let query = |name: &str, what: &str| json!({ "name": name, "in": "query", "description": what, "schema": count() });
     delete["parameters"] = json!([
-        query("incarnation", "Drop it only if it belongs to this dispatcher, else 409."),
-        query("drain_ms", "How long to wait for what is in it, 10,000 if not given."),
+        in_query("incarnation", "Drop it only if it belongs to this dispatcher, else 409."),
+        in_query("drain_ms", "How long to wait for what is in it, 10,000 if not given."),
     ]);
     let parameters = json!([
         in_path("pipeline", "The pipeline's name.", json!({ "type": "string", "minLength": 1 })),

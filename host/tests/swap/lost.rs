@@ -75,7 +75,8 @@ fn fault_after_fault_is_survived_as_long_as_one_node_is_spare() {
         poll("its stages' end", || chain.nodes[at].stages().is_empty().then_some(()));
         spare = name;
     }
-    assert_eq!(chain.tag().0, 6);
+    // An attempt that fails takes its number along.
+    assert!(chain.tag().0 >= 6);
     let admin = chain.admin();
     assert_eq!(admin["counters"]["failed"], 0, "{admin}");
     traffic.end();

@@ -4,12 +4,12 @@ use super::Shared;
 use crate::dispatcher::nodes::{Pulse, Verdict};
 use crate::http::{ApiError, Path, announced, status_of};
 use crate::node::swap::{SwapError, Swapped};
-use crate::node::table::PrepareError;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 
 pub(super) async fn swap(
     State(node): Shared,
@@ -31,22 +31,29 @@ fn refusal(error: &SwapError) -> ApiError {
     let status = match error {
         SwapError::NotHere { .. } | SwapError::NothingBefore => StatusCode::NOT_FOUND,
         SwapError::Busy(_) => StatusCode::CONFLICT,
-        SwapError::Draining | SwapError::Ignored(_) | SwapError::Prepare(PrepareError::Draining) => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        SwapError::Draining | SwapError::Ignored(_) | SwapError::Deserted { .. } => StatusCode::SERVICE_UNAVAILABLE,
         SwapError::Unknown(_) => StatusCode::GATEWAY_TIMEOUT,
         SwapError::Store(error) => error.status(),
-        SwapError::Prepare(PrepareError::Persist { .. }) => StatusCode::INSUFFICIENT_STORAGE,
+        SwapError::Prepare(error) => error.status(),
         SwapError::Refused { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY),
-        SwapError::Artifact(_) | SwapError::Unfit { .. } | SwapError::Prepare(_) | SwapError::Gone(_) => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        SwapError::Artifact(_) | SwapError::Unfit { .. } | SwapError::Gone(_) => StatusCode::UNPROCESSABLE_ENTITY,
     };
     ApiError::from_error(status_of(error, status), error)
 }
 
-pub(super) async fn pulse(State(node): Shared) -> Json<Pulse> {
-    Json(Pulse { epoch: node.epoch(), draining: node.is_draining(), candidates: node.candidates().waiting() })
+/// Who asks.
+#[derive(Deserialize)]
+pub(super) struct Asking {
+    incarnation: Option<u64>,
+}
+
+pub(super) async fn pulse(
+    State(node): Shared,
+    asking: Result<Query<Asking>, QueryRejection>,
+) -> Result<Json<Pulse>, ApiError> {
+    let Query(Asking { incarnation }) = asking.map_err(|error| super::bad_request(&error))?;
+    let candidates = node.candidates().waiting(incarnation);
+    Ok(Json(Pulse { epoch: node.epoch(), draining: node.is_draining(), candidates }))
 }
 
 pub(super) async fn settle(
