@@ -1,13 +1,13 @@
 //! More connections than a port has places: whoever has something to ask is served all the same.
 
-use crate::support::chain::Chain;
+use crate::support::chain::{Chain, Node};
 use crate::support::hand::{self, assignment};
 use crate::support::hostile::{Parts, digest};
 use crate::support::networks::{ladder, stage};
-use crate::support::poll;
 use crate::support::raw::{Hello, Raw};
 use crate::support::watch::Watch;
 use crate::support::wire::Wire;
+use crate::support::{folder, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use std::net::TcpStream;
@@ -74,24 +74,25 @@ fn where_all_are_served_a_further_one_is_told() {
     let staged = stage("full-house", &ladder(2), 1, &[]);
     let chain = Chain::start_with("full-house", &staged, &["--max-connections", "4"], &["--max-connections", "3"]);
     let watch = Watch::over(&chain, &staged);
-    let node = &chain.nodes[0];
+    // A node of its own: a dispatcher asks its nodes for their pulse all the time, and would compete for places.
+    let lone = Node::start(&folder("full-house-lone"), "lone", &["--max-connections", "4"]);
     // Connections that were served a moment ago are kept longer than ones that never asked: let them get old.
     std::thread::sleep(Duration::from_millis(1500));
     // Uploads that are under way keep their places, and so do the peers of stages.
     let uploads: Vec<Wire> = (0..4)
         .map(|number| {
-            let mut wire = Wire::open(node.url());
+            let mut wire = Wire::open(lone.url());
             wire.head("PUT", &format!("/v1/artifacts/{number:064}"), "Content-Length: 10\r\n");
             wire.send("12345");
             wire
         })
         .collect();
     let parts = || {
-        let files = std::fs::read_dir(node.state_dir.join("artifacts")).unwrap().flatten();
+        let files = std::fs::read_dir(lone.state_dir.join("artifacts")).unwrap().flatten();
         files.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "part")).count()
     };
     poll("four uploads", || (parts() == 4).then_some(()));
-    let mut late = Wire::open(node.url());
+    let mut late = Wire::open(lone.url());
     late.head("GET", "/healthz", "");
     let answer = late.answer().expect("a refusal");
     assert_eq!(answer.status, 503);
@@ -99,11 +100,12 @@ fn where_all_are_served_a_further_one_is_told() {
     watch.goes_on("a full REST port");
     drop(uploads);
     poll("places", || {
-        let mut wire = Wire::open(node.url());
+        let mut wire = Wire::open(lone.url());
         wire.head("GET", "/healthz", "");
         wire.answer().filter(|answer| answer.status == 200)
     });
 
+    let node = &chain.nodes[0];
     // The dispatcher has one place at the relay; it also collects, over a connection that the stage has taken over.
     let artifact = Parts::good("guests-of-honour").artifact();
     let digest = digest(&artifact);
