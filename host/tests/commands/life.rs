@@ -273,7 +273,12 @@ fn a_dispatcher_killed_and_started_again_takes_its_nodes_back() {
     assert_same(&got, &want, "after");
     for node in &nodes {
         let generations: Vec<u64> = node.stages().iter().map(|slot| slot["generation"].as_u64().unwrap()).collect();
-        assert_eq!(generations, [2], "what the dead dispatcher left is gone from {}", node.name);
+        // Attempts that failed while the lease ran have used up numbers.
+        assert!(
+            matches!(generations[..], [number] if number > 1),
+            "only the new one is on {}: {generations:?}",
+            node.name
+        );
     }
     assert!(dispatcher.terminate().is_some_and(|status| status.success()));
 }
