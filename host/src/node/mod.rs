@@ -2,6 +2,7 @@
 
 mod candidates;
 mod chooser;
+mod config;
 mod encoder;
 pub mod generation;
 mod history;
@@ -12,7 +13,9 @@ mod notes;
 mod outlet;
 mod prepacking;
 mod probe;
+mod refusal;
 mod rest;
+mod restart;
 mod runner;
 mod slot;
 mod store;
@@ -20,9 +23,11 @@ pub mod swap;
 mod table;
 mod wanted;
 
+pub use config::NodeConfig;
 pub use loaded::{LoadError, Loaded, Loader, TimeLimits};
+pub use refusal::PrepareError;
 pub use store::{Store, StoreError};
-pub use table::{Node, NodeConfig, PrepareError};
+pub use table::Node;
 
 use crate::port;
 use std::io;

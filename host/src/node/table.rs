@@ -1,94 +1,30 @@
 //! What a node holds: its store, its loaded stages, its generations, and the dispatchers that own them.
 
 use super::candidates::Candidates;
+use super::config::NodeConfig;
 use super::generation::{Assignment, Context, Generation, Prepare, State};
 use super::history::History;
-use super::loaded::{LoadError, Loaded, Loader};
+use super::loaded::{Loaded, Loader};
 use super::notes::{Noted, Notes};
+use super::refusal::PrepareError;
 use super::store::{Store, StoreError};
 use super::wanted::{Hold, Wanted};
 use crate::artifact::{Artifact, Digest};
-use crate::port::Bounds;
-use crate::relay::{CodecChoice, Limits, Token};
-use crate::sandbox::SandboxError;
-use axum::http::StatusCode;
+use crate::relay::{CodecChoice, Limits};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
-use thiserror::Error;
 use tokio_util::sync::CancellationToken;
-
-/// How a node is set up.
-#[derive(Clone, Debug)]
-pub struct NodeConfig {
-    pub name: String,
-    pub state_dir: PathBuf,
-    pub token: Token,
-    /// Bytes of one tensor.
-    pub max_tensor: usize,
-    /// Bytes of weights that may be loaded at once; `None` for no limit.
-    pub memory_limit: Option<u64>,
-    /// Bytes that the artifact store keeps.
-    pub store_limit: u64,
-    /// Address at which other nodes reach the relay; `None` for the host of this node's URL and the relay's port.
-    pub advertise: Option<String>,
-    /// Address to which the relay is bound.
-    pub relay: SocketAddr,
-    /// What the peers of each port may hold.
-    pub bounds: Bounds,
-}
-
-/// Why a generation could not be prepared.
-#[derive(Debug, Error)]
-pub enum PrepareError {
-    #[error("pipeline \"{pipeline}\" belongs to dispatcher \"{owner}\"; stop it, or wait until its lease is over")]
-    Owned { pipeline: String, owner: String },
-    #[error("generation {generation} of pipeline \"{pipeline}\" exists with other stages; take a higher number")]
-    Exists { pipeline: String, generation: u64 },
-    #[error("generation {generation} of pipeline \"{pipeline}\" is being dropped; take a higher number")]
-    Leaving { pipeline: String, generation: u64 },
-    #[error("artifact {0} is not on this node; upload it first")]
-    Missing(Digest),
-    #[error("stage {index}: {cause}")]
-    Assignment { index: usize, cause: String },
-    #[error("stage {index}")]
-    Load { index: usize, source: LoadError },
-    #[error("stage {index}")]
-    Start { index: usize, source: SandboxError },
-    #[error(
-        "stage {index} has {need} bytes of weights, {loaded} are loaded, and {limit} is the limit (serve --memory-limit)"
-    )]
-    Memory { index: usize, need: u64, loaded: u64, limit: u64 },
-    #[error("the node is shutting down")]
-    Draining,
-    #[error("cannot note the generation in {path}", path = path.display())]
-    Persist { path: PathBuf, source: io::Error },
-}
-
-impl PrepareError {
-    /// What to answer whoever asked for it.
-    pub fn status(&self) -> StatusCode {
-        match self {
-            Self::Owned { .. } | Self::Exists { .. } | Self::Leaving { .. } => StatusCode::CONFLICT,
-            Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Persist { .. } | Self::Memory { .. } => StatusCode::INSUFFICIENT_STORAGE,
-            Self::Missing(_) | Self::Assignment { .. } | Self::Load { .. } | Self::Start { .. } => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
-        }
-    }
-}
 
 pub struct Node {
     config: NodeConfig,
     context: Context,
     store: Arc<Store>,
     loader: Loader,
-    notes: Notes,
+    pub(super) notes: Notes,
     history: History,
     candidates: Arc<Candidates>,
     /// Drawn anew at each start.
@@ -270,7 +206,7 @@ impl Node {
         }
     }
 
-    async fn start(&self, noted: &Noted) -> Result<Arc<Generation>, PrepareError> {
+    pub(super) async fn start(&self, noted: &Noted) -> Result<Arc<Generation>, PrepareError> {
         let Noted { pipeline, generation: number, prepare } = noted;
         let mut loaded = Vec::with_capacity(prepare.stages.len());
         for assignment in &prepare.stages {
@@ -441,27 +377,6 @@ impl Node {
         for generation in self.generations() {
             generation.end();
         }
-    }
-
-    /// Starts again what this node ran before it stopped.
-    pub async fn restore(&self) {
-        for path in self.notes.all() {
-            match self.restore_one(&path).await {
-                Ok(generation) => generation.activate(),
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), error = format!("{error:#}"), "cannot restore a generation");
-                    let _ = fs::remove_file(&path);
-                }
-            }
-        }
-    }
-
-    async fn restore_one(&self, path: &Path) -> anyhow::Result<Arc<Generation>> {
-        let noted: Noted = serde_json::from_slice(&fs::read(path)?)?;
-        let generation = self.start(&noted).await?;
-        // Its dispatcher has to say again that it is alive.
-        generation.renew(0);
-        Ok(generation)
     }
 }
 

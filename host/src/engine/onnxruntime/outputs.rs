@@ -1,11 +1,11 @@
 //! Memory of ours for the outputs of a run, where their types and shapes are known beforehand: from the latest run with
 //! inputs of the same shapes.
 
+use super::tensors::by_element;
 use crate::buffer::Pool;
 use crate::engine::Named;
 use bytemuck::Pod;
 use defer_partition::{DType, Tensor, byte_len};
-use half::{bf16, f16};
 use ort::value::{DynValueRefMut, PrimitiveTensorElementType, TensorRefMut};
 use std::fmt::Debug;
 
@@ -53,21 +53,8 @@ impl Expected {
 
 /// `tensor`'s memory, for the runtime to write to.
 pub(super) fn writable(tensor: &mut Tensor) -> ort::Result<DynValueRefMut<'_>> {
-    match tensor.dtype {
-        DType::Fp32 => view::<f32>(tensor),
-        DType::Fp64 => view::<f64>(tensor),
-        DType::Fp16 => view::<f16>(tensor),
-        DType::Bf16 => view::<bf16>(tensor),
-        DType::Uint8 => view::<u8>(tensor),
-        DType::Int8 => view::<i8>(tensor),
-        DType::Uint16 => view::<u16>(tensor),
-        DType::Int16 => view::<i16>(tensor),
-        DType::Int32 => view::<i32>(tensor),
-        DType::Uint32 => view::<u32>(tensor),
-        DType::Int64 => view::<i64>(tensor),
-        DType::Uint64 => view::<u64>(tensor),
-        DType::Bool => Err(ort::Error::new("truth values are not written in place")),
-    }
+    let refused = || Err(ort::Error::new("truth values are not written in place"));
+    by_element!(tensor.dtype, T => view::<T>(tensor), bool => refused())
 }
 
 fn view<T: Pod + PrimitiveTensorElementType + Debug>(tensor: &mut Tensor) -> ort::Result<DynValueRefMut<'_>> {

@@ -8,23 +8,39 @@ use ort::session::SessionInputValue;
 use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef};
 use std::fmt::Debug;
 
+/// What `$body` gives where `$T` is the type of a `$dtype`'s elements in memory; `$bool` for truth values, not all of whose bytes
+/// are values.
+macro_rules! by_element {
+    ($dtype:expr, $T:ident => $body:expr, bool => $bool:expr) => {{
+        macro_rules! of {
+            ($type:ty) => {{
+                type $T = $type;
+                $body
+            }};
+        }
+        match $dtype {
+            DType::Fp32 => of!(f32),
+            DType::Fp64 => of!(f64),
+            DType::Fp16 => of!(half::f16),
+            DType::Bf16 => of!(half::bf16),
+            DType::Uint8 => of!(u8),
+            DType::Int8 => of!(i8),
+            DType::Uint16 => of!(u16),
+            DType::Int16 => of!(i16),
+            DType::Int32 => of!(i32),
+            DType::Uint32 => of!(u32),
+            DType::Int64 => of!(i64),
+            DType::Uint64 => of!(u64),
+            DType::Bool => $bool,
+        }
+    }};
+}
+pub(super) use by_element;
+
 /// A view of `tensor` for the runtime.
 pub(super) fn input(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
-    match tensor.dtype {
-        DType::Fp32 => view::<f32>(tensor),
-        DType::Fp64 => view::<f64>(tensor),
-        DType::Fp16 => view::<f16>(tensor),
-        DType::Bf16 => view::<bf16>(tensor),
-        DType::Uint8 => view::<u8>(tensor),
-        DType::Int8 => view::<i8>(tensor),
-        DType::Uint16 => view::<u16>(tensor),
-        DType::Int16 => view::<i16>(tensor),
-        DType::Int32 => view::<i32>(tensor),
-        DType::Uint32 => view::<u32>(tensor),
-        DType::Int64 => view::<i64>(tensor),
-        DType::Uint64 => view::<u64>(tensor),
-        DType::Bool => owned(tensor, tensor.data.iter().map(|&byte| byte != 0).collect::<Vec<bool>>()),
-    }
+    let truths = || tensor.data.iter().map(|&byte| byte != 0).collect::<Vec<bool>>();
+    by_element!(tensor.dtype, T => view::<T>(tensor), bool => owned(tensor, truths()))
 }
 
 fn view<T: Pod + PrimitiveTensorElementType + Debug>(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {

@@ -7,17 +7,49 @@ mod swap;
 pub use recover::{RecoverArgs, run as recover};
 pub use swap::{SwapArgs, run as swap};
 
+use super::Document;
+use super::machine::Machine;
 use crate::cluster::{self, NodeOptions, Process};
 use crate::folder::Folder;
 use anyhow::{Context as _, Result};
+use clap::Args;
 use defer_host::build::{self, Bars, BuildOptions};
 use defer_host::client::{self, InferArgs, Load, UsageError};
 use defer_host::engine::{self, Choice, Named};
 use defer_host::pipeline::Pipeline;
+use serde::Serialize;
 use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
+
+/// When the change comes, from the start of the load.
+const AT: Duration = Duration::from_secs(4);
+/// From when on the chain is full.
+const FULL: Duration = Duration::from_secs(1);
+
+/// What each of these benchmarks takes.
+#[derive(Args, Debug)]
+struct Common {
+    /// One JSON document on stdout, all else on stderr
+    #[arg(long)]
+    json: bool,
+    /// A network of the catalogue; may be repeated
+    #[arg(long = "model", value_name = "NAME", default_values = ["ocr-rec", "resnet50"])]
+    models: Vec<String>,
+}
+
+impl Common {
+    /// Prints what was measured.
+    fn report<R: Serialize>(&self, bench: &'static str, rows: Vec<R>, as_table: fn(&[R]) -> String) -> Result<()> {
+        let machine = Machine::this();
+        let text = match self.json {
+            true => serde_json::to_string(&Document { bench, machine, rows })? + "\n",
+            false => format!("{machine}\n\n{}", as_table(&rows)),
+        };
+        defer_host::stdout::write(&text).context("cannot write the result")
+    }
+}
 
 /// A chain that answers, and further nodes.
 struct Bed {

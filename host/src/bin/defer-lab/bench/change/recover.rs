@@ -1,8 +1,6 @@
 //! `defer-lab bench recover`: nodes of a chain with a warm spare are killed, and frozen.
 
-use super::Bed;
-use crate::bench::Document;
-use crate::bench::machine::Machine;
+use super::{AT, Bed, Common, FULL};
 use crate::table::{Side, table};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -10,14 +8,10 @@ use defer_host::dispatcher::nodes::NodeClient;
 use defer_host::relay::Token;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
-use std::io::Write as _;
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
-/// When the fault comes, from the start of the load.
-const AT: Duration = Duration::from_secs(4);
-const FULL: Duration = Duration::from_secs(1);
 const SECONDS: f64 = 10.0;
 /// How long the spare may take to be given the stages.
 const WARM: Duration = Duration::from_secs(120);
@@ -28,12 +22,8 @@ const WARM: Duration = Duration::from_secs(120);
   defer-lab bench recover
   defer-lab bench recover --model resnet50 --json")]
 pub struct RecoverArgs {
-    /// One JSON document on stdout, all else on stderr
-    #[arg(long)]
-    json: bool,
-    /// A network of the catalogue; may be repeated [default: ocr-rec and resnet50]
-    #[arg(long = "model", value_name = "NAME")]
-    models: Vec<String>,
+    #[command(flatten)]
+    common: Common,
     /// Nodes with a stage each; there is one more
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=64))]
     nodes: u16,
@@ -60,11 +50,9 @@ struct Row {
 }
 
 pub fn run(args: &RecoverArgs) -> Result<()> {
-    let default = ["ocr-rec", "resnet50"].map(str::to_owned).to_vec();
-    let models = if args.models.is_empty() { &default } else { &args.models };
     let last = usize::from(args.nodes) - 1;
     let mut rows = Vec::new();
-    for model in models {
+    for model in &args.common.models {
         for (fault, signal, goal) in [("SIGKILL", Signal::KILL, 1000.0), ("SIGSTOP", Signal::STOP, 2000.0)] {
             for stage in [0, last / 2, last] {
                 // A bed for each: what was lost stays lost.
@@ -87,12 +75,7 @@ pub fn run(args: &RecoverArgs) -> Result<()> {
             }
         }
     }
-    let machine = Machine::this();
-    let text = match args.json {
-        true => serde_json::to_string(&Document { bench: "recover", machine, rows })? + "\n",
-        false => format!("{machine}\n\n{}", as_table(&rows)),
-    };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+    args.common.report("recover", rows, as_table)
 }
 
 fn lose(bed: &Bed, args: &RecoverArgs, stage: usize, signal: Signal) -> Result<(f64, super::Answers)> {

@@ -1,22 +1,15 @@
 //! `defer-lab bench swap`: each stage of a chain under full load is swapped for a rebuilt one.
 
-use super::Bed;
-use crate::bench::Document;
-use crate::bench::machine::Machine;
+use super::{AT, Bed, Common, FULL};
 use crate::table::{Side, table};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use defer_host::dispatcher::nodes::NodeClient;
 use defer_host::relay::Token;
 use serde::Serialize;
-use std::io::Write as _;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// When the swap is made, from the start of the load.
-const AT: Duration = Duration::from_secs(4);
-/// From when on the chain is full.
-const FULL: Duration = Duration::from_secs(1);
 const SECONDS: f64 = 8.0;
 /// The second around a swap, over steady state.
 const GOAL: f64 = 0.95;
@@ -27,12 +20,8 @@ const GOAL: f64 = 0.95;
   defer-lab bench swap
   defer-lab bench swap --model resnet50 --json")]
 pub struct SwapArgs {
-    /// One JSON document on stdout, all else on stderr
-    #[arg(long)]
-    json: bool,
-    /// A network of the catalogue; may be repeated [default: ocr-rec and resnet50]
-    #[arg(long = "model", value_name = "NAME")]
-    models: Vec<String>,
+    #[command(flatten)]
+    common: Common,
     /// Nodes, and as many stages
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     nodes: u16,
@@ -63,22 +52,15 @@ struct Row {
 }
 
 pub fn run(args: &SwapArgs) -> Result<()> {
-    let default = ["ocr-rec", "resnet50"].map(str::to_owned).to_vec();
-    let models = if args.models.is_empty() { &default } else { &args.models };
     let mut rows = Vec::new();
-    for model in models {
+    for model in &args.common.models {
         let bed = Bed::start(model, usize::from(args.nodes), 0)?;
         let rate = bed.rate(args.in_flight)?;
         for stage in 0..usize::from(args.nodes) {
             rows.push(measure(&bed, args, stage, rate)?);
         }
     }
-    let machine = Machine::this();
-    let text = match args.json {
-        true => serde_json::to_string(&Document { bench: "swap", machine, rows })? + "\n",
-        false => format!("{machine}\n\n{}", as_table(&rows)),
-    };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+    args.common.report("swap", rows, as_table)
 }
 
 fn measure(bed: &Bed, args: &SwapArgs, stage: usize, rate: f64) -> Result<Row> {
