@@ -3,8 +3,8 @@
 //!
 //! Three things run side by side for different frames: this node's work (decode, compute, encode), the link, and the next
 //! node's work. The slowest of them sets the pace, so the codec is chosen for which that one takes the least time. The next
-//! node's work is taken to be this one's, with decoding in place of encoding: a plan that balances its stages makes it so. A
-//! chain whose bottleneck is elsewhere loses nothing by it.
+//! node's work is taken to be this one's, with decoding in place of encoding: a plan that balances its stages makes it so.
+//! Where the next node has much more to do than this one, decoding may cost the chain more than the link gains.
 
 use crate::relay::codec::{Choice, Codec};
 use std::time::Duration;
