@@ -17,6 +17,7 @@ mod prepare;
 mod profile;
 mod progress;
 mod report;
+mod room;
 mod scratch;
 mod shapes;
 mod write;
@@ -41,6 +42,7 @@ use defer_partition::plan::{Placement, PlanError};
 use defer_partition::{Atoms, Network, Partition};
 use prepare::Prepared;
 use profile::Profiler;
+use room::Fitting;
 use scratch::{Bench, Scratch};
 use shapes::Trace;
 use std::collections::BTreeSet;
@@ -116,7 +118,7 @@ impl Study {
         progress: &dyn Progress,
     ) -> Result<Self, BuildError> {
         let session = Options::new(options.threads.max(1));
-        let prepared = prepare::prepare(options, engine, session, progress)?;
+        let mut prepared = prepare::prepare(options, engine, session, progress)?;
         let network = &prepared.network;
         let mut atoms = Atoms::new(network);
         let mut cuts = None;
@@ -140,12 +142,25 @@ impl Study {
         };
         let scratch = Scratch::new(&folder(&prepared))?;
         let bench = Bench { engine, options: session, scratch: &scratch };
-        let crossing: BTreeSet<&str> = crossings(network, &atoms).into_iter().flatten().collect();
-        let trace = shapes::trace(&bench, network, &crossing, request, progress)?;
+        let trace = |network: &Network, atoms: &Atoms| {
+            let crossing: BTreeSet<&str> = crossings(network, atoms).into_iter().flatten().collect();
+            shapes::trace(&bench, network, &crossing, request.clone(), progress)
+        };
+        let mut seen = trace(network, &atoms)?;
         if let Some(cuts) = &cuts {
-            check_cuts(network, &atoms, &trace, cuts, &options.cuts)?;
+            check_cuts(network, &atoms, &seen, cuts, &options.cuts)?;
         }
-        Ok(Self { prepared, atoms, cuts, calibration, session, scratch, trace })
+        if let Some(cluster) = &options.cluster {
+            let fitting = Fitting { cluster, wish: options.wish() };
+            let look = &mut |network: &Network| {
+                let atoms = Atoms::new(network);
+                trace(network, &atoms).map(|trace| (atoms, trace))
+            };
+            if let Some(split) = fitting.split(&mut prepared.network, (&atoms, &seen), look, progress)? {
+                (atoms, seen) = split;
+            }
+        }
+        Ok(Self { prepared, atoms, cuts, calibration, session, scratch, trace: seen })
     }
 }
 

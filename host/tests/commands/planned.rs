@@ -111,6 +111,34 @@ fn a_pipeline_that_was_cut_for_a_cluster_runs_where_its_plan_says() {
 }
 
 #[test]
+fn a_layer_that_no_node_can_hold_runs_on_several() {
+    let folder = folder("split-layer");
+    // One product of 16 KiB, for nodes that have room for little more than half of it.
+    let (model, room) = (written(&folder, 1), 10_000);
+    let nodes: Vec<Node> = ["one", "two"].map(|name| Node::start(&folder, name, &[])).into();
+    let lines: Vec<_> = nodes.iter().map(|node| (node.name.as_str(), Some(node.url()), 1.0, room)).collect();
+    let file = folder.join("cluster.toml");
+    std::fs::write(&file, cluster(&lines)).unwrap();
+    let (file, out) = (file.to_str().unwrap(), folder.join("stages"));
+    let flags = ["build-stages", "--model", &model, "--cluster", file, "--dim", "n=2", "--out", out.to_str().unwrap()];
+    let built = run(&flags);
+    assert!(built.status.success(), "{}", stderr(&built));
+    assert!(stderr(&built).contains("is split into 2 parts"), "{}", stderr(&built));
+    let pipeline = Pipeline::read(&out).unwrap();
+    let weights: Vec<u64> = pipeline.stages.iter().map(|stage| stage.weights_bytes).collect();
+    assert_eq!(weights, [8192, 8192], "half of the columns each");
+
+    let flags = ["dispatch", "--pipeline", out.to_str().unwrap(), "--cluster", file];
+    let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let mut dispatcher = Process::spawn(Path::new(BINARY), &[&flags[..], &ports].concat(), &[]).unwrap();
+    dispatcher.wait_listening(&["inference", "admin"], Duration::from_secs(60)).unwrap();
+    let staged = Staged { file: model.into(), folder: out, pipeline };
+    let door = Door { url: dispatcher.address("inference").to_owned(), model: staged.name().to_owned() };
+    let inputs = staged.inputs(1, 2);
+    assert_same(&door.infer(&inputs).unwrap(), &staged.whole(&inputs), "the layer in two parts");
+}
+
+#[test]
 fn placing_that_cannot_be_is_refused_with_the_name_of_what_is_missing() {
     let folder = folder("misplaced");
     let model = written(&folder, 6);

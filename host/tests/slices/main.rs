@@ -8,4 +8,5 @@ mod models;
 mod operators;
 mod promises;
 mod random;
+mod split;
 mod support;

@@ -132,7 +132,7 @@ impl Product {
         let name = format!("{result}/bias");
         let name = match &self.bias {
             Some(known) => own_name(network, index, known, &name),
-            None => free_name(network, &name),
+            None => network.free_name(&name),
         };
         let Some(bias) = Tensor::from_f32(vec![self.channels], &bias) else { return false };
         network.initializers.insert(name.clone(), tensor_of(&name, bias));
@@ -184,14 +184,5 @@ impl Product {
 fn own_name(network: &Network, index: usize, name: &str, other: &str) -> String {
     let reads = |node: &Node| node.reads().filter(|n| *n == name).count();
     let shared = network.nodes.iter().enumerate().any(|(i, node)| reads(node) > usize::from(i == index));
-    if shared { free_name(network, other) } else { name.to_owned() }
-}
-
-/// `name`, or one like it that no tensor has.
-fn free_name(network: &Network, name: &str) -> String {
-    let mut name = name.to_owned();
-    while network.own(&name).is_some() || network.aliases.contains_key(&name) {
-        name.push('_');
-    }
-    name
+    if shared { network.free_name(other) } else { name.to_owned() }
 }

@@ -230,6 +230,15 @@ impl Network {
             .or_else(|| self.nodes.iter().flat_map(Node::writes).find(|n| *n == name))
     }
 
+    /// `name`, or one like it that no tensor has.
+    pub(crate) fn free_name(&self, name: &str) -> String {
+        let mut name = name.to_owned();
+        while self.own(&name).is_some() || self.aliases.contains_key(&name) {
+            name.push('_');
+        }
+        name
+    }
+
     /// Whether `name` is a constant.
     pub fn is_constant(&self, name: &str) -> bool {
         self.initializers.contains_key(name) || self.sparse.contains_key(name)

@@ -41,10 +41,7 @@ impl Network {
             if !self.is_constant(&output) {
                 continue;
             }
-            let mut name = format!("{output}/value");
-            while self.own(&name).is_some() || self.aliases.contains_key(&name) {
-                name.push('_');
-            }
+            let name = self.free_name(&format!("{output}/value"));
             if let Some(mut tensor) = self.initializers.remove(&output) {
                 tensor.name = Some(name.clone());
                 self.initializers.insert(name.clone(), tensor);

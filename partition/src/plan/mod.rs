@@ -31,3 +31,4 @@ pub use error::NoPlan;
 pub use min_max::{Costs, EQUALLY_FAST, Plan, PlanError, min_max};
 pub use place::{EXACT_NODES, Objective, Options, Replicas, place, place_noting};
 pub use placement::{Alternative, Kind, PlacedStage, Placement};
+pub use shortage::fits;

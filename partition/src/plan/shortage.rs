@@ -1,8 +1,27 @@
 //! What to say where memory is too small.
 
 use super::error::{NoPlan, megabytes};
+use super::machines::Machines;
 use super::memory::{Change, Fit, Memory};
-use super::place::Planner;
+use super::model::Model;
+use super::place::{Options, Planner};
+use crate::cluster::Cluster;
+use crate::profile::Profile;
+use std::cell::Cell;
+use std::time::Instant;
+
+/// Whether the nodes of `cluster` have room for `profile` at all; the error says what is short. Times do not matter to it.
+pub fn fits(profile: &Profile, cluster: &Cluster, options: &Options) -> Result<(), NoPlan> {
+    let machines = &Machines::new(cluster).map_err(|error| NoPlan::Invalid(error.to_string()))?;
+    let largest = machines.memory.iter().copied().max().unwrap_or(0);
+    let model = &Model::new(profile, |_| true, largest);
+    let (started, cut_short) = (Instant::now(), Cell::new(false));
+    let planner = Planner { profile, cluster, options, model, machines, started, cut_short, note: &|_| {} };
+    match Memory::new(model).fit(&machines.memory, planner.max_stages()) {
+        Fit::Fits(_) => Ok(()),
+        short => Err(planner.too_little(&short)),
+    }
+}
 
 impl Planner<'_> {
     /// What is short of memory, and a change that would do: the smallest one, if it does not say otherwise.

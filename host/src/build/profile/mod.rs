@@ -16,6 +16,7 @@ mod runs;
 mod written;
 
 pub(super) use coding::LOSSLESS;
+pub(super) use pieces::{Pieces, Size};
 
 use super::scratch::Bench;
 use super::shapes::Trace;
@@ -28,7 +29,6 @@ use defer_partition::cut::crossings;
 use defer_partition::plan::{self, Costs, Plan, PlanError};
 use defer_partition::{Atoms, Network, TensorInfo};
 use fit::Fit;
-use pieces::Pieces;
 use runs::{Effort, Stopwatch};
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// A network as a chain of pieces, with a boundary between each two.
-pub(super) struct Pieces {
+pub(in crate::build) struct Pieces {
     /// Groups after which a cut may come, ascending; the pieces lie between.
     pub boundaries: Vec<usize>,
     /// Names of the tensors that cross each of them.
@@ -24,13 +24,13 @@ pub(super) struct Pieces {
 
 /// Pieces that have to do with a tensor.
 #[derive(Default)]
-pub(super) struct Life {
+pub(in crate::build) struct Life {
     /// None for an input of the network.
     pub made: Option<usize>,
     pub used: BTreeSet<usize>,
 }
 
-pub(super) struct Size {
+pub(in crate::build) struct Size {
     pub name: String,
     pub weights_bytes: u64,
     pub activation_peak_bytes: u64,
@@ -83,7 +83,7 @@ impl Pieces {
     }
 
     /// The piece that a group belongs to.
-    fn of_group(&self, group: usize) -> usize {
+    pub fn of_group(&self, group: usize) -> usize {
         self.boundaries.partition_point(|&at| at < group)
     }
 
