@@ -89,6 +89,11 @@ impl<S> Steady<S> {
         Self { inner, reading: None, read_window: window, writing: Pace::new(window) }
     }
 
+    /// What is watched.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
     /// How long the peer may stand still from the next [`Steady::begin`] on.
     pub fn set_window(&mut self, window: Duration) {
         self.read_window = window;

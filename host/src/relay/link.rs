@@ -2,18 +2,24 @@
 
 use super::codec::Encoded;
 use super::frame::{self, FIXED, Failure, Fixed, FrameError, Kind, MAX_HEAD, Part, Tag};
+use super::wake::Source;
 use crate::buffer::Pool;
 use crate::port::Steady;
 use rustix::net::sockopt;
 use std::io::{self, IoSlice};
 use std::time::Duration;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
 
 /// Reads smaller than this go through a buffer; tensors larger than it go straight into theirs.
 const READ_AHEAD: usize = 16 * 1024;
+/// Of a tensor, so much is waited for before it is read: the rest of it, but no more than a socket has room for …
+const SWOOP: usize = 1 << 20;
+/// … and for so long: bytes that trickle are read as they come, which also shows that the peer does not stand still.
+const SWOOP_TIME: Duration = Duration::from_millis(250);
 
 /// What a connection may ask of this process.
 #[derive(Clone, Debug)]
@@ -109,7 +115,7 @@ fn notice_death(stream: &TcpStream) -> io::Result<()> {
     Ok(sockopt::set_tcp_user_timeout(stream, 20_000)?)
 }
 
-impl<R: AsyncRead + Unpin> FrameReader<R> {
+impl<R: Source> FrameReader<R> {
     pub fn new(inner: R, limits: Limits) -> Self {
         let inner = Steady::new(inner, limits.stall);
         Self { inner: BufReader::with_capacity(READ_AHEAD, inner), limits }
@@ -147,7 +153,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.inner.read_exact(&mut bytes[first..]).await.map_err(truncated)?;
         let fixed = frame::read_fixed(&bytes)?;
         let mut head = Vec::with_capacity(fixed.head_len);
-        fill(&mut self.inner, &mut head, fixed.head_len).await?;
+        self.fill(&mut head, fixed.head_len).await?;
         fixed.check(&bytes, &head)?;
         if fixed.kind == Kind::Data {
             return match self.judge(&fixed, &head) {
@@ -199,11 +205,47 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let mut parts = Vec::with_capacity(heads.len());
         for head in heads {
             let mut data = self.limits.pool.take(head.encoded_len);
-            fill(&mut self.inner, &mut data, head.encoded_len).await?;
+            self.fill(&mut data, head.encoded_len).await?;
             let frame::PartHead { name, dtype, shape, codec, checksum, .. } = head;
             parts.push(Part { name, tensor: Encoded { dtype, shape, codec, data, checksum } });
         }
         Ok(parts)
+    }
+
+    /// Appends to `buffer`, without clearing it first, until it has exactly `len` bytes.
+    async fn fill(&mut self, buffer: &mut Vec<u8>, len: usize) -> Result<(), LinkError> {
+        let mut threshold = 1;
+        let mut trickles = false;
+        while buffer.len() < len {
+            let left = len - buffer.len();
+            let wanted = match !trickles && self.inner.buffer().is_empty() && left > READ_AHEAD {
+                true => left.min(SWOOP),
+                false => 1,
+            };
+            // A threshold is never left higher than what is still to come.
+            if wanted != threshold {
+                trickles |= !self.inner.get_ref().get_ref().wake_at(wanted);
+                threshold = wanted;
+            }
+            let mut part = (&mut self.inner).take(left as u64);
+            let read = match threshold > 1 && !trickles {
+                false => part.read_buf(buffer).await?,
+                true => match timeout(SWOOP_TIME, part.read_buf(buffer)).await {
+                    Ok(read) => read?,
+                    Err(_) => {
+                        trickles = true;
+                        continue;
+                    }
+                },
+            };
+            if read == 0 {
+                return Err(LinkError::Truncated);
+            }
+        }
+        if threshold > 1 {
+            self.inner.get_ref().get_ref().wake_at(1);
+        }
+        Ok(())
     }
 }
 
@@ -266,15 +308,4 @@ fn malformed(kind: Kind, cause: &str) -> FrameError {
 
 fn truncated(error: io::Error) -> LinkError {
     if error.kind() == io::ErrorKind::UnexpectedEof { LinkError::Truncated } else { LinkError::Io(error) }
-}
-
-/// Appends exactly `len` bytes to `buffer`, without clearing it first.
-async fn fill(reader: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, len: usize) -> Result<(), LinkError> {
-    let mut part = reader.take(len as u64);
-    while buffer.len() < len {
-        if part.read_buf(buffer).await? == 0 {
-            return Err(LinkError::Truncated);
-        }
-    }
-    Ok(())
 }

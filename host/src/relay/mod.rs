@@ -9,6 +9,7 @@ pub mod link;
 mod rate;
 pub mod toll;
 pub mod traffic;
+mod wake;
 
 pub use codec::{Choice as CodecChoice, Codec, CodecError, Encoded};
 pub use frame::{Failure, FailureKind, FrameError, Part, PipelineId, Tag};
