@@ -9,6 +9,7 @@ mod models;
 mod plan;
 mod profile;
 mod setup;
+mod soak;
 mod test;
 mod wasm_toolchain;
 mod workspace;
@@ -31,13 +32,14 @@ struct Cli {
 enum Task {
     Setup(setup::Args),
     Demo(demo::Args),
-    /// Runs everything that CI runs: format, lint, build (with the guest, from source), all tests
+    /// Runs everything that CI runs: format, lint, build (with the guest, from source), all tests, a short soak
     Test,
     BuildStages(build_stages::Args),
     Plan(plan::Args),
     Profile(profile::Args),
     Bench(bench::Args),
     Accuracy(accuracy::Args),
+    Soak(soak::Args),
     Models(models::Args),
 }
 
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Task::Profile(args) => profile::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Accuracy(args) => accuracy::run(&args),
+        Task::Soak(args) => soak::run(&args),
         Task::Models(args) => models::run(&args),
     };
     done.unwrap_or_else(|error| {

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: what CI runs.
 
 use std::{
+    path::Path,
     process::{Command, ExitCode},
     time::Instant,
 };
@@ -9,8 +10,11 @@ use anyhow::{Context, Result};
 
 use crate::{
     setup,
-    workspace::{cargo, exit_code, root, seconds},
+    workspace::{cargo, exit_code, program, root, seconds},
 };
+
+/// With what it takes to cut its networks and to start, a soak of about a minute.
+const SOAK: &str = "--minutes=0.9";
 
 /// Everything in release: demo and benchmarks run the same build, and each crate is compiled once for use.
 pub fn run() -> Result<ExitCode> {
@@ -18,7 +22,7 @@ pub fn run() -> Result<ExitCode> {
     let mut times = Vec::new();
     setup::ensure(setup::Task::Test)?;
     times.push(format!("setup {}", seconds(started)));
-    for (name, mut command) in steps() {
+    for (name, mut command) in steps()? {
         let line = shown(&command);
         println!("\n== {name}: {line}");
         let step = Instant::now();
@@ -34,7 +38,7 @@ pub fn run() -> Result<ExitCode> {
 }
 
 /// Cheapest first. The guest is built from source by host's build script, in the build step.
-fn steps() -> Vec<(&'static str, Command)> {
+fn steps() -> Result<Vec<(&'static str, Command)>> {
     let guest_format = |folder: &str| {
         let mut format = cargo(&["fmt", "--check"]);
         format.current_dir(root().join(folder));
@@ -42,7 +46,7 @@ fn steps() -> Vec<(&'static str, Command)> {
     };
     let workspace = ["--release", "--locked", "--workspace"];
     let with = |before: &[&str], after: &[&str]| cargo(&[before, &workspace, after].concat());
-    vec![
+    Ok(vec![
         ("format", cargo(&["fmt", "--all", "--check"])),
         ("guest format", guest_format("stage-guest")),
         ("hostile guests format", guest_format("host/tests/guests")),
@@ -50,10 +54,13 @@ fn steps() -> Vec<(&'static str, Command)> {
         // The features that the tests' own dependencies need are the same in this build and in the next step.
         ("build", with(&["test"], &["--no-run"])),
         ("test", with(&["test"], &["--no-fail-fast"])),
-    ]
+        // The step before has built it.
+        ("soak", program("defer-lab", &["soak", "--seed=1", SOAK])?),
+    ])
 }
 
 fn shown(command: &Command) -> String {
     let args = command.get_args().map(|arg| arg.to_string_lossy());
-    std::iter::once("cargo".into()).chain(args).collect::<Vec<_>>().join(" ")
+    let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy();
+    std::iter::once(name).chain(args).collect::<Vec<_>>().join(" ")
 }

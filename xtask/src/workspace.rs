@@ -48,6 +48,13 @@ pub fn build_alone_and_become<S: AsRef<std::ffi::OsStr>>(package: &str, program:
     become_program(program, args)
 }
 
+/// A `program` of the release build, which must have been built.
+pub fn program(program: &str, args: &[&str]) -> Result<Command> {
+    let mut command = Command::new(release_dir()?.join(program));
+    command.args(args).current_dir(root());
+    Ok(command)
+}
+
 fn become_program<S: AsRef<std::ffi::OsStr>>(program: &str, args: &[S]) -> Result<ExitCode> {
     // Replaced, not waited for: Ctrl-C and the exit code are then the program's own business.
     let path = release_dir()?.join(program);

@@ -290,10 +290,14 @@ async fn start(
         }
     };
     generations.commit(&running, Some(tentative), Before::Finishes)?;
-    let own = |generation| generation >= running.number();
-    let name = &pipeline.name;
-    let sweeps = nodes.iter().map(|node| deploy::sweep(&node.client, name, None, DRAIN_OLD, own));
-    futures_util::future::join_all(sweeps).await;
+    // Beside what follows: results of a life that died wait on the nodes for somebody to collect them, and who asks now need
+    // not wait with them.
+    let (first, name, nodes) = (running.number(), pipeline.name.clone(), nodes.to_vec());
+    tokio::spawn(async move {
+        let own = |generation| generation >= first;
+        let sweeps = nodes.iter().map(|node| deploy::sweep(&node.client, &name, None, DRAIN_OLD, own));
+        futures_util::future::join_all(sweeps).await;
+    });
     Ok(())
 }
 

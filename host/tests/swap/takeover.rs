@@ -2,10 +2,11 @@
 
 use crate::stages::{settled, swap};
 use crate::support::chain::Chain;
-use crate::support::networks::assert_same;
+use crate::support::networks::{assert_same, long, stage};
 use crate::support::{folder, poll};
 use crate::traffic::Versions;
 use serde_json::{Value, json};
+use std::thread;
 
 #[test]
 fn the_next_life_of_a_dispatcher_goes_on_with_what_its_nodes_run() {
@@ -70,4 +71,23 @@ fn what_was_prepared_and_not_committed_is_dropped_by_the_next_life() {
     let chain = Chain::over(std::mem::take(&mut chain.nodes), staged, &flags);
     poll("only the next life's", || (settled(&chain.nodes) == generation + 2).then_some(()));
     assert!(chain.infer(&staged.inputs(1, 2)).is_ok());
+}
+
+#[test]
+fn the_next_life_does_not_wait_for_what_the_last_one_left_in_the_chain() {
+    let staged = stage("unfinished", &long(8), 1, &[]);
+    let state = folder("unfinished-dispatcher");
+    let flags = ["--state-dir", state.to_str().unwrap()];
+    let mut chain = Chain::start_with("unfinished", &staged, &[], &flags);
+    let door = chain.door.clone();
+    let large = staged.inputs(1, 2000);
+    let client = thread::spawn(move || door.try_infer(&large, &json!({})));
+    poll("the request", || (chain.admin()["counters"]["accepted"] == 1).then_some(()));
+    chain.dispatcher.kill();
+    client.join().unwrap();
+    let chain = Chain::over(std::mem::take(&mut chain.nodes), &staged, &flags);
+    assert!(chain.infer(&staged.inputs(2, 2)).is_ok());
+    // Its answer is still there, for a collector that does not come.
+    assert_eq!(chain.nodes[0].stages().len(), 2);
+    settled(&chain.nodes);
 }

@@ -7,6 +7,7 @@ mod cluster;
 mod compare;
 mod demo;
 mod folder;
+mod soak;
 mod stages;
 mod stats;
 mod step;
@@ -32,6 +33,7 @@ const LEAVE: Duration = Duration::from_secs(3);
   defer-lab demo                        pictures of text, read by a chain of four nodes
   defer-lab demo --model resnet50 --nodes 8
   defer-lab accuracy                    whether lossy codecs keep to their budget
+  defer-lab soak --seed 7               faults and changes under load, every request accounted for
   defer-lab bench sandbox --json        what the sandbox costs per call
   defer-lab bench engine --model vgg16  engines against ONNX Runtime in Python
 
@@ -46,6 +48,7 @@ struct Cli {
 enum Task {
     Demo(demo::DemoArgs),
     Accuracy(accuracy::AccuracyArgs),
+    Soak(soak::SoakArgs),
     /// Runs one benchmark: a table, or one JSON document
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -60,6 +63,7 @@ fn main() -> Result<ExitCode> {
             match cli.task {
                 Task::Demo(args) => demo::run(args).await,
                 Task::Accuracy(args) => accuracy::run(args).await,
+                Task::Soak(args) => soak::run(args).await,
                 Task::Bench(bench::Bench::Chain(args)) => bench::chain::run(args).await,
                 Task::Bench(bench::Bench::Predict(args)) => bench::chain::predict::run(args).await,
                 Task::Bench(which) => tokio::task::spawn_blocking(move || bench::run(&which)).await?,

@@ -18,7 +18,7 @@ use defer_host::client::{self, InferArgs, Load, UsageError};
 use defer_host::engine::{self, Choice, Named};
 use defer_host::pipeline::Pipeline;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -81,15 +81,16 @@ impl Bed {
         let pipeline = build::build(&options, engine.as_ref(), &bars)?.pipeline;
         bars.clear();
         let binary = cluster::binary()?;
-        let node = |index: usize| {
-            let name = format!("node-{index}");
-            let extra_args = ["--threads", "1"].map(Into::into).to_vec();
-            cluster::start_node(&binary, &NodeOptions { state_dir: folder.path().join(&name), name, extra_args })
-        };
+        let node = |index: usize| start_node(&binary, &folder, index);
         let nodes = (0..stages + spares).map(node).collect::<Result<Vec<_>>>()?;
         let none: [&str; 0] = [];
         let dispatcher = cluster::start_dispatcher(&binary, &out, &nodes.iter().collect::<Vec<_>>(), &none)?;
         Ok(Self { model: model.to_owned(), inputs, folder, pipeline, nodes, dispatcher })
+    }
+
+    /// Starts a node again that has ended, with the state that it had.
+    fn start_node(&self, index: usize) -> Result<Process> {
+        start_node(&cluster::binary()?, &self.folder, index)
     }
 
     fn artifact(&self, stage: usize) -> PathBuf {
@@ -125,6 +126,12 @@ impl Bed {
         let started = Instant::now();
         Beside { started, client: thread::spawn(move || handle.block_on(client::send(&args, &inputs))) }
     }
+}
+
+fn start_node(binary: &Path, folder: &Folder, index: usize) -> Result<Process> {
+    let name = format!("node-{index}");
+    let extra_args = ["--threads", "1"].map(Into::into).to_vec();
+    cluster::start_node(binary, &NodeOptions { state_dir: folder.path().join(&name), name, extra_args })
 }
 
 /// Clients that ask beside a change.

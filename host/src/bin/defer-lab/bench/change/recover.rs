@@ -40,7 +40,8 @@ struct Row {
     fault: &'static str,
     stage: usize,
     steady_rps: f64,
-    /// The longest time without an answer, from the last one before it.
+    /// The longest time without an answer, from the last one before it. `restart`: from the start of a node's process to its
+    /// stage loaded and warmed up again.
     longest_gap_ms: f64,
     longest_gap_goal_ms: f64,
     /// Requests that were told to come again.
@@ -74,6 +75,7 @@ pub fn run(args: &RecoverArgs) -> Result<()> {
                 });
             }
         }
+        rows.push(restart(model, args)?);
     }
     args.common.report("recover", rows, as_table)
 }
@@ -97,6 +99,31 @@ fn lose(bed: &Bed, args: &RecoverArgs, stage: usize, signal: Signal) -> Result<(
     kill_process(pid, signal)?;
     let answers = load.end()?;
     Ok((answers.per_second(FULL, AT), answers))
+}
+
+/// How long a node takes from its start until its stage serves again.
+fn restart(model: &str, args: &RecoverArgs) -> Result<Row> {
+    let stage = usize::from(args.nodes) - 1;
+    let mut bed = Bed::start(model, usize::from(args.nodes), 0)?;
+    bed.nodes[stage].kill();
+    let begun = Instant::now();
+    let node = bed.start_node(stage)?;
+    super::super::memory::process::stage(node.address("rest"))?;
+    let took = begun.elapsed().as_secs_f64() * 1e3;
+    bed.nodes[stage] = node;
+    Ok(Row {
+        model: model.to_owned(),
+        nodes: args.nodes,
+        in_flight: 0,
+        fault: "restart",
+        stage,
+        steady_rps: 0.0,
+        longest_gap_ms: took,
+        longest_gap_goal_ms: 1000.0,
+        retries: 0,
+        failed: 0,
+        met: took < 1000.0,
+    })
 }
 
 fn as_table(rows: &[Row]) -> String {

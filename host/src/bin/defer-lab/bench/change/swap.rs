@@ -1,16 +1,22 @@
 //! `defer-lab bench swap`: each stage of a chain under full load is swapped for a rebuilt one.
 
 use super::{AT, Bed, Common, FULL};
+use crate::bench::memory::process::{Memory, stages};
 use crate::table::{Side, table};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use defer_host::dispatcher::nodes::NodeClient;
 use defer_host::relay::Token;
 use serde::Serialize;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 const SECONDS: f64 = 8.0;
+/// How long an old generation may take to go.
+const SETTLED: Duration = Duration::from_secs(35);
+/// Memory after many swaps, over memory after two.
+const MEMORY: f64 = 1.05;
 /// The second around a swap, over steady state.
 const GOAL: f64 = 0.95;
 
@@ -28,6 +34,9 @@ pub struct SwapArgs {
     /// Requests under way
     #[arg(long, default_value_t = 6, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     in_flight: u16,
+    /// Swaps of the last stage after which its node's memory is compared with that after two; 0 for none
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(0..))]
+    swaps: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -48,6 +57,10 @@ struct Row {
     loaded_ms: f64,
     longest_gap_ms: f64,
     failed: u64,
+    /// Anonymous memory of the stage's node after this many swaps more, over that after two of them; of the last stage.
+    memory_swaps: Option<u32>,
+    memory_ratio: Option<f64>,
+    memory_ratio_goal: f64,
     met: bool,
 }
 
@@ -58,6 +71,11 @@ pub fn run(args: &SwapArgs) -> Result<()> {
         let rate = bed.rate(args.in_flight)?;
         for stage in 0..usize::from(args.nodes) {
             rows.push(measure(&bed, args, stage, rate)?);
+        }
+        if let (Some(row), true) = (rows.last_mut(), args.swaps > 2) {
+            let ratio = growth(&bed, row.stage, args.swaps)?;
+            (row.memory_swaps, row.memory_ratio) = (Some(args.swaps), Some(ratio));
+            row.met &= ratio <= MEMORY;
         }
     }
     args.common.report("swap", rows, as_table)
@@ -91,8 +109,39 @@ fn measure(bed: &Bed, args: &SwapArgs, stage: usize, rate: f64) -> Result<Row> {
         loaded_ms: swapped["loaded_ms"].as_f64().unwrap_or_default(),
         longest_gap_ms: answers.longest_gap_ms(),
         failed: answers.failed,
+        memory_swaps: None,
+        memory_ratio: None,
+        memory_ratio_goal: MEMORY,
         met: throughput_ratio >= GOAL && answers.failed == 0,
     })
+}
+
+/// What `swaps` swaps of a stage leave behind in its node's memory, over what two leave.
+fn growth(bed: &Bed, stage: usize, swaps: u32) -> Result<f64> {
+    let file = bed.folder.path().join("again.wasm");
+    let original = std::fs::read(bed.artifact(stage))?;
+    let files = [rebuilt(&original)?, original];
+    let process = &bed.nodes[stage];
+    let node = NodeClient::new(process.address("rest").parse()?, Token::default())?;
+    let mut early = None;
+    for (swap, artifact) in (1..=swaps).zip(files.iter().rev().cycle()) {
+        std::fs::write(&file, artifact)?;
+        Handle::current().block_on(node.swap(&bed.model, stage, &file, |_| {}))?;
+        if swap == 2 || swap == swaps {
+            // The old one is dropped after the answer.
+            let end = Instant::now() + SETTLED;
+            while stages(process.address("rest"))?.len() > 1 && Instant::now() < end {
+                thread::sleep(Duration::from_millis(20));
+            }
+            thread::sleep(Duration::from_millis(200));
+            let now = Memory::of(process.pid())?.anonymous as f64;
+            match early {
+                None => early = Some(now),
+                Some(early) => return Ok(now / early),
+            }
+        }
+    }
+    anyhow::bail!("three swaps at least tell whether memory grows")
 }
 
 /// The same stage as another file: the digest of the model that it says it was cut from is another one.
@@ -119,6 +168,7 @@ fn as_table(rows: &[Row]) -> String {
         right("load ms"),
         right("longest gap ms"),
         right("failed"),
+        right("memory"),
         right("met"),
     ];
     let cells = |row: &Row| {
@@ -133,6 +183,7 @@ fn as_table(rows: &[Row]) -> String {
             format!("{:.0}", row.loaded_ms),
             format!("{:.0}", row.longest_gap_ms),
             row.failed.to_string(),
+            row.memory_ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}")),
             if row.met { "yes" } else { "no" }.to_owned(),
         ]
     };

@@ -1,7 +1,7 @@
 //! `defer-lab bench memory`: what the nodes of a chain hold in memory, and how fast they load a stage that they have on
 //! disk. Real node processes and a dispatcher, on loopback.
 
-mod process;
+pub mod process;
 
 use super::Document;
 use super::machine::Machine;
