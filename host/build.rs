@@ -13,6 +13,8 @@ use std::{
 
 #[path = "build/guest.rs"]
 mod guest;
+#[path = "../xtask/src/outer_build.rs"]
+mod outer_build;
 #[path = "../xtask/src/wasm_toolchain.rs"]
 mod wasm_toolchain;
 

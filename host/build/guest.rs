@@ -1,7 +1,8 @@
 //! Builds crates of guests: another target with another profile, so each is a cargo run of its own.
 //!
-//! Shared by `build.rs`, for the stage guest, and by the tests, for hostile ones. The includer brings `wasm_toolchain`.
+//! Shared by `build.rs`, for the stage guest, and by the tests, for hostile ones. The includer brings `outer_build` and `wasm_toolchain`.
 
+use super::outer_build;
 use super::wasm_toolchain::{TARGET, WasmToolchain};
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -18,11 +19,7 @@ const STACK_BYTES: u32 = 65_536;
 pub fn build(cargo: &OsStr, manifest_dir: &Path, target_dir: &Path, arguments: &[&str]) -> Result<PathBuf, String> {
     let toolchain = WasmToolchain::find().map_err(|missing| format!("{missing}: run `cargo xtask setup`"))?;
     let mut cargo = Command::new(cargo);
-    for (name, _) in env::vars_os() {
-        if is_from_outer_build(&name.to_string_lossy()) {
-            cargo.env_remove(name);
-        }
-    }
+    outer_build::leave(&mut cargo);
     cargo
         .args(["build", "--release", "--locked", "--target", TARGET])
         .args(arguments)
@@ -62,12 +59,4 @@ fn rust_flags(toolchain: &WasmToolchain, manifest_dir: &Path) -> OsString {
 fn cargo_home() -> Option<PathBuf> {
     let set = env::var_os("CARGO_HOME").map(PathBuf::from);
     set.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))
-}
-
-/// What the outer cargo (or clippy, or the user for the outer build) set for its own compilation, and what must not
-/// shape the guest's. Where cargo keeps and fetches things stays as it is.
-fn is_from_outer_build(name: &str) -> bool {
-    const KEPT: [&str; 5] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_MAKEFLAGS", "CARGO_NET_", "CARGO_REGISTR"];
-    let prefixes = ["CARGO", "RUSTC", "RUSTFLAGS", "CLIPPY_", "__CARGO"];
-    prefixes.iter().any(|prefix| name.starts_with(prefix)) && !KEPT.iter().any(|kept| name.starts_with(kept))
 }

@@ -4,8 +4,10 @@
 mod accuracy;
 mod bench;
 mod build_stages;
+mod cross;
 mod demo;
 mod models;
+mod outer_build;
 mod plan;
 mod profile;
 mod setup;

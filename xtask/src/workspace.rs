@@ -62,6 +62,12 @@ fn become_program<S: AsRef<std::ffi::OsStr>>(program: &str, args: &[S]) -> Resul
     Err(anyhow!(error).context(format!("cannot run {}", path.display())))
 }
 
+/// Cargo's target directory.
+pub fn target_dir() -> Result<PathBuf> {
+    let release = release_dir()?;
+    Ok(release.parent().expect("it ends in the profile's name").to_path_buf())
+}
+
 /// Where cargo puts release builds: beside the profile that this xtask was built with, whatever target directory is set.
 fn release_dir() -> Result<PathBuf> {
     let exe = env::current_exe().context("cannot tell where xtask is")?;

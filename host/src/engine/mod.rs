@@ -3,6 +3,7 @@
 pub mod abandoned;
 pub mod onnxruntime;
 mod panic;
+#[cfg(feature = "tract")]
 pub mod tract;
 pub mod watchdog;
 
@@ -128,13 +129,26 @@ pub fn open(choice: Choice, library: Option<PathBuf>) -> Result<Arc<dyn Engine>,
     let named = library.is_some();
     let onnxruntime = || Ok(Arc::new(onnxruntime::OnnxRuntime::open(library)?) as Arc<dyn Engine>);
     match choice {
-        Choice::Tract => Ok(Arc::new(tract::Tract)),
-        Choice::Auto if !named => Ok(onnxruntime().unwrap_or_else(|error: EngineError| {
+        Choice::Tract => built_in().ok_or_else(|| {
+            EngineError::Unavailable("this defer-host was built without tract; use --engine onnxruntime".into())
+        }),
+        Choice::Auto if !named => onnxruntime().or_else(|error: EngineError| {
+            let Some(tract) = built_in() else {
+                return Err(error);
+            };
             tracing::warn!(cause = %error, "onnxruntime does not load; tract computes, more slowly");
-            Arc::new(tract::Tract)
-        })),
+            Ok(tract)
+        }),
         Choice::Auto | Choice::OnnxRuntime => onnxruntime(),
     }
+}
+
+/// The engine that needs no library: tract, unless it was left out (feature `tract`).
+fn built_in() -> Option<Arc<dyn Engine>> {
+    #[cfg(feature = "tract")]
+    return Some(Arc::new(tract::Tract));
+    #[cfg(not(feature = "tract"))]
+    None
 }
 
 /// An engine of this process, as a node lists it.
@@ -149,8 +163,8 @@ pub struct Listed {
 /// The engines that this process has, the `chosen` one first. onnxruntime's library is not loaded for the list alone.
 pub fn list(chosen: &dyn Engine) -> Vec<Listed> {
     let listed = |engine: &dyn Engine, chosen| Listed { name: engine.name(), version: engine.version(), chosen };
-    let others = (chosen.name() != tract::Tract.name()).then(|| listed(&tract::Tract, false));
-    [listed(chosen, true)].into_iter().chain(others).collect()
+    let other = built_in().filter(|built_in| built_in.name() != chosen.name());
+    [listed(chosen, true)].into_iter().chain(other.map(|other| listed(other.as_ref(), false))).collect()
 }
 
 /// Inputs of zeros, in the given shapes: what a session is warmed up with.

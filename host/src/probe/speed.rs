@@ -124,7 +124,7 @@ fn numbers(count: usize, scale: f32) -> Vec<u8> {
     (0..count).flat_map(|_| next().to_le_bytes()).collect()
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "tract"))]
 mod tests {
     use super::*;
     use crate::engine::tract::Tract;

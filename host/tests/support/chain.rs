@@ -3,7 +3,7 @@
 use super::cluster::Process;
 use super::http::{self, Refusal, Reply, Request};
 use super::networks::Staged;
-use super::{BINARY, folder, poll};
+use super::{BINARY, emulated, folder, poll};
 use defer_host::engine::Named;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ pub struct Node {
     pub process: Process,
     pub name: String,
     pub state_dir: PathBuf,
+    program: PathBuf,
     extra: Vec<String>,
     envs: Vec<(String, String)>,
     rest: String,
@@ -31,25 +32,37 @@ impl Node {
 
     /// The same with an environment.
     pub fn start_in(folder: &Path, name: &str, extra: &[&str], envs: &[(&str, &str)]) -> Self {
+        Self::start_as(Path::new(BINARY), folder, name, extra, envs)
+    }
+
+    /// The same of an emulated aarch64 machine.
+    pub fn start_emulated(folder: &Path, name: &str) -> Self {
+        let library = emulated::aarch64_library();
+        let library = library.to_str().expect("the cache's path is UTF-8");
+        Self::start_as(emulated::aarch64(), folder, name, &["--ort-lib", library], &[])
+    }
+
+    fn start_as(program: &Path, folder: &Path, name: &str, extra: &[&str], envs: &[(&str, &str)]) -> Self {
         let state_dir = folder.join(name);
         let extra: Vec<String> = extra.iter().map(|&arg| arg.to_owned()).collect();
-        let process = serve(name, &state_dir, "127.0.0.1:0", "127.0.0.1:0", &extra, envs);
+        let process = serve(program, name, &state_dir, ["127.0.0.1:0"; 2], &extra, envs);
         let envs = envs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Self { extra, envs, ..Self::adopt(process, name, &state_dir) }
+        Self { program: program.to_owned(), extra, envs, ..Self::adopt(process, name, &state_dir) }
     }
 
     /// A node that somebody else has started and waited for.
     pub fn adopt(process: Process, name: &str, state_dir: &Path) -> Self {
         let (rest, relay) = (process.address("rest").to_owned(), process.address("relay").to_owned());
         let (name, state_dir) = (name.to_owned(), state_dir.to_owned());
-        Self { process, name, state_dir, extra: Vec::new(), envs: Vec::new(), rest, relay }
+        let program = PathBuf::from(BINARY);
+        Self { process, name, state_dir, program, extra: Vec::new(), envs: Vec::new(), rest, relay }
     }
 
     /// Starts it again after it ended, on the same ports with the same state.
     pub fn start_again(&mut self) {
         let rest = self.rest.trim_start_matches("http://");
         let envs: Vec<(&str, &str)> = self.envs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        self.process = serve(&self.name, &self.state_dir, rest, &self.relay, &self.extra, &envs);
+        self.process = serve(&self.program, &self.name, &self.state_dir, [rest, &self.relay], &self.extra, &envs);
     }
 
     /// URL of its REST port.
@@ -93,13 +106,20 @@ impl Node {
     }
 }
 
-fn serve(name: &str, state_dir: &Path, rest: &str, relay: &str, extra: &[String], envs: &[(&str, &str)]) -> Process {
+fn serve(
+    program: &Path,
+    name: &str,
+    state_dir: &Path,
+    [rest, relay]: [&str; 2],
+    extra: &[String],
+    envs: &[(&str, &str)],
+) -> Process {
     let state_dir = state_dir.to_str().expect("cargo's path is UTF-8");
     // One thread each: the tests run many nodes side by side.
     let mut args = vec!["serve", "--name", name, "--listen", rest, "--relay", relay, "--state-dir", state_dir];
     args.extend(["--threads", "1"]);
     args.extend(extra.iter().map(String::as_str));
-    let mut process = Process::spawn(Path::new(BINARY), &args, envs).expect("the program starts");
+    let mut process = Process::spawn(program, &args, envs).expect("the program starts");
     process.wait_listening(&["rest", "relay"], UP).expect("the node comes up");
     process
 }

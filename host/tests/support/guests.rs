@@ -1,6 +1,6 @@
 //! The guests under `tests/guests`, built from source when a test first asks for one.
 
-use super::BINARY;
+use super::{BINARY, outer_build};
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

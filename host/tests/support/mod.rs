@@ -3,8 +3,11 @@
 
 #[path = "../../src/bin/defer-lab/cluster.rs"]
 pub mod cluster;
+#[path = "../../../xtask/src/outer_build.rs"]
+pub mod outer_build;
 
 pub mod chain;
+pub mod emulated;
 pub mod guests;
 pub mod hand;
 pub mod hostile;

@@ -29,10 +29,15 @@ impl Received {
         serde_json::from_slice(&self.head).expect("an error frame's head is JSON")
     }
 
+    /// What a data frame says of each of its tensors.
+    pub fn heads(&self) -> Vec<frame::PartHead> {
+        frame::read_data_head(&self.head, self.body.len() as u64, usize::MAX).expect("a node's own frame")
+    }
+
     /// The tensors of a data frame, by their number.
     pub fn tensors(&self) -> Vec<(u16, Tensor)> {
         assert_eq!(self.kind, Kind::Data);
-        let heads = frame::read_data_head(&self.head, self.body.len() as u64, usize::MAX).expect("a node's own frame");
+        let heads = self.heads();
         let mut rest = &self.body[..];
         let decode = |head: frame::PartHead| {
             let (data, after) = rest.split_at(head.encoded_len);

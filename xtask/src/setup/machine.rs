@@ -43,6 +43,16 @@ impl Machine {
         command::run(apt_get().args(arguments)).with_context(|| format!("cannot install; run: {install}"))?;
         Ok(())
     }
+
+    /// The same, with packages of another `architecture` among them.
+    pub fn apt_install_of(&mut self, architecture: &str, packages: &[&str]) -> Result<()> {
+        let add = ["--add-architecture", architecture];
+        if is_root() && Path::new("/usr/bin/apt-get").exists() {
+            command::run(Command::new("dpkg").args(add))?;
+            self.package_lists_are_fresh = false;
+        }
+        self.apt_install(packages).with_context(|| format!("after `dpkg {}`", add.join(" ")))
+    }
 }
 
 /// `DEFER_CACHE`, else `$XDG_CACHE_HOME/defer-host` (relative ones are ignored, as its specification wants), else

@@ -6,9 +6,11 @@ mod c_libraries;
 mod c_linker;
 mod clients;
 mod command;
+mod cross;
+mod emulator;
 mod machine;
 mod network;
-mod onnxruntime;
+pub mod onnxruntime;
 mod peers;
 mod perf_analyzer;
 mod python;
@@ -20,10 +22,10 @@ use std::{process::ExitCode, time::Instant};
 use anyhow::Result;
 
 use crate::workspace::seconds;
-use machine::Machine;
+pub use machine::Machine;
 
-/// Installs what is missing: C tools, Python, the wasm toolchain, the onnxruntime library, the tests' clients, the
-/// benchmarks' reference.
+/// Installs what is missing: C tools, Python, the wasm toolchain, the onnxruntime library, the same for aarch64 with what
+/// runs it here, the tests' clients, the benchmarks' reference.
 ///
 /// Does nothing, in under a second, when all of it is there. Where it may not install packages, it prints the commands.
 #[derive(clap::Args)]
@@ -51,6 +53,8 @@ pub enum Task {
     Bed,
     /// The same as `Bed`, with other systems beside.
     Peers,
+    /// The same as `Run`, with nodes on aarch64, in emulation.
+    Mixed,
 }
 
 /// How much a task needs an item.
@@ -81,12 +85,15 @@ trait Item {
 }
 
 /// In order: a later item is installed with the help of earlier ones.
-const ITEMS: [&dyn Item; 10] = [
+const ITEMS: [&dyn Item; 13] = [
     &c_linker::CLinker,
     &c_libraries::CLibraries,
     &python::Python,
     &wasm::Wasm,
     &onnxruntime::Onnxruntime,
+    &cross::CrossTools,
+    &onnxruntime::ForAarch64,
+    &emulator::Emulator,
     &clients::Clients,
     &perf_analyzer::PerfAnalyzer,
     &reference::Reference,

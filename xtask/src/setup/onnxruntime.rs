@@ -53,7 +53,36 @@ fn build_for(arch: &str) -> Option<Build> {
     }
 }
 
+/// For this machine's architecture.
 pub struct Onnxruntime;
+
+/// For aarch64, on a machine that is none: what runs in emulation loads it.
+pub struct ForAarch64;
+
+impl Item for ForAarch64 {
+    fn name(&self) -> &'static str {
+        "for aarch64"
+    }
+
+    fn find(&self, machine: &Machine) -> Result<String> {
+        let library = folder_for(machine, "aarch64").join("libonnxruntime.so");
+        if !library.is_file() {
+            bail!("no onnxruntime {VERSION} for aarch64 in the cache");
+        }
+        Ok(library.display().to_string())
+    }
+
+    fn install(&self, machine: &mut Machine) -> Result<()> {
+        install("aarch64", &folder_for(machine, "aarch64"))
+    }
+
+    fn need(&self, task: Task) -> Need {
+        match task {
+            Task::Test | Task::Mixed => Need::Required,
+            Task::Run | Task::Compare | Task::Bed | Task::Peers => Need::Unused,
+        }
+    }
+}
 
 impl Item for Onnxruntime {
     fn name(&self) -> &'static str {
@@ -73,17 +102,7 @@ impl Item for Onnxruntime {
     }
 
     fn install(&self, machine: &mut Machine) -> Result<()> {
-        let arch = env::consts::ARCH;
-        let build = build_for(arch).with_context(|| {
-            format!("no onnxruntime wheel is known for {arch}; set ORT_DYLIB_PATH to a library of version {VERSION}")
-        })?;
-        let folder = folder(machine);
-        let versions = folder.parent().expect("a version lies in a folder");
-        let temporary = versions.join(format!(".{VERSION}-{}", process::id()));
-        let done = fetch(&build, &temporary).and_then(|()| replace(&temporary, &folder));
-        // Gone when it was renamed; half a library when something failed.
-        let _ = fs::remove_dir_all(&temporary);
-        done
+        install(env::consts::ARCH, &folder(machine))
     }
 
     fn need(&self, _: Task) -> Need {
@@ -93,6 +112,26 @@ impl Item for Onnxruntime {
 
 fn folder(machine: &Machine) -> PathBuf {
     machine.cache.join("onnxruntime").join(VERSION)
+}
+
+/// Where the library for `arch` lies; that for this machine where the engine looks.
+pub fn folder_for(machine: &Machine, arch: &str) -> PathBuf {
+    if arch == env::consts::ARCH {
+        return folder(machine);
+    }
+    machine.cache.join("onnxruntime").join(arch).join(VERSION)
+}
+
+fn install(arch: &str, folder: &Path) -> Result<()> {
+    let build = build_for(arch).with_context(|| {
+        format!("no onnxruntime wheel is known for {arch}; set ORT_DYLIB_PATH to a library of version {VERSION}")
+    })?;
+    let versions = folder.parent().expect("a version lies in a folder");
+    let temporary = versions.join(format!(".{VERSION}-{}", process::id()));
+    let done = fetch(&build, &temporary).and_then(|()| replace(&temporary, folder));
+    // Gone when it was renamed; half a library when something failed.
+    let _ = fs::remove_dir_all(&temporary);
+    done
 }
 
 fn fetch(build: &Build, temporary: &Path) -> Result<()> {

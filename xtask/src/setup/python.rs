@@ -93,7 +93,7 @@ impl Item for Python {
         match task {
             // Only models that come from PyPI, and the onnxruntime library when it is not in the cache yet.
             Task::Run => Need::Useful,
-            Task::Test | Task::Compare | Task::Bed | Task::Peers => Need::Required,
+            _ => Need::Required,
         }
     }
 }

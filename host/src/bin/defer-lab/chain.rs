@@ -5,11 +5,19 @@ use crate::cluster::{
 };
 use crate::step::Step;
 use anyhow::{Result, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How often a process that starts is looked at.
 const POLL: Duration = Duration::from_millis(20);
+
+/// How every other node is run: a program for another architecture, in emulation.
+#[derive(Clone, Debug)]
+pub struct Emulated {
+    pub program: PathBuf,
+    /// Its onnxruntime library.
+    pub library: PathBuf,
+}
 
 /// Dropping it stops all, the dispatcher first.
 pub struct Chain {
@@ -20,13 +28,29 @@ pub struct Chain {
 impl Chain {
     /// Starts `count` nodes, all at once, with `threads` threads each and their state under `folder`.
     pub async fn start(binary: &Path, folder: &Path, count: usize, threads: usize) -> Result<Self> {
+        Self::start_mixed(binary, None, folder, count, threads).await
+    }
+
+    /// The same with the odd ones `emulated`.
+    pub async fn start_mixed(
+        binary: &Path,
+        emulated: Option<&Emulated>,
+        folder: &Path,
+        count: usize,
+        threads: usize,
+    ) -> Result<Self> {
         let step = Step::bar("starting nodes", count as u64);
         let mut chain = Self { dispatcher: None, nodes: Vec::with_capacity(count) };
         for index in 0..count {
             let name = format!("node-{index}");
             let state_dir = folder.join(&name);
-            let extra_args = vec!["--threads".into(), threads.to_string().into()];
-            chain.nodes.push(spawn_node(binary, &NodeOptions { name, state_dir, extra_args })?);
+            let mut extra_args = vec!["--threads".into(), threads.to_string().into()];
+            let mut program = binary;
+            if let Some(emulated) = emulated.filter(|_| index % 2 == 1) {
+                program = &emulated.program;
+                extra_args.extend(["--ort-lib".into(), emulated.library.clone().into()]);
+            }
+            chain.nodes.push(spawn_node(program, &NodeOptions { name, state_dir, extra_args })?);
         }
         for node in &mut chain.nodes {
             listening(node, &NODE_PORTS, NODE_UP).await?;

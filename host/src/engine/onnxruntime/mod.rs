@@ -75,16 +75,20 @@ fn find() -> Result<PathBuf, EngineError> {
         return Ok(path.into());
     }
     let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("libonnxruntime.so")));
+    // First: a package's program needs no cache, which there may be no place for.
+    if let Some(beside) = beside.filter(|path| path.is_file()) {
+        return Ok(beside);
+    }
     let cached = defer_models::Cache::from_env()
         .map(|cache| cache.root().join(NAME).join(VERSION).join("libonnxruntime.so"))
         .map_err(|error| EngineError::Unavailable(error.to_string()))?;
-    let places = [beside, Some(cached.clone())];
-    places.into_iter().flatten().find(|path| path.is_file()).ok_or_else(|| {
-        EngineError::Unavailable(format!(
+    if !cached.is_file() {
+        return Err(EngineError::Unavailable(format!(
             "the onnxruntime library is not at {}; run `cargo xtask setup`, or name it with --ort-lib",
             cached.display()
-        ))
-    })
+        )));
+    }
+    Ok(cached)
 }
 
 impl Engine for OnnxRuntime {

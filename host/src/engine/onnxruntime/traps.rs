@@ -22,6 +22,7 @@ pub(super) struct Watched<T> {
 pub(super) enum Trapped {
     Nowhere,
     /// On the thread of the call.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "nothing traps elsewhere"))]
     Here,
     /// On a thread of the library's own, which may have worked for another call.
     Elsewhere,

@@ -3,7 +3,7 @@
 mod report;
 mod whole;
 
-use crate::chain::Chain;
+use crate::chain::{Chain, Emulated};
 use crate::folder::Folder;
 use crate::step::Step;
 use crate::subject::{self, Subject};
@@ -13,6 +13,7 @@ use clap::Args;
 use defer_host::client::{self, InferArgs, Load};
 use defer_partition::dims::parse_dim;
 use report::Report;
+use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 /// More requests under way than nodes, so that each has one to compute and one to go on with.
@@ -41,6 +42,12 @@ pub struct DemoArgs {
     /// Size of an open dimension of an .onnx file's inputs; may be repeated
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = parse_dim)]
     dims: Vec<(String, usize)>,
+    /// Runs every other node with this program, which emulates another architecture (`cargo xtask demo --mixed`)
+    #[arg(long, value_name = "FILE", requires = "emulated_ort_lib")]
+    emulated: Option<PathBuf>,
+    /// The onnxruntime library of that architecture
+    #[arg(long, value_name = "FILE", requires = "emulated")]
+    emulated_ort_lib: Option<PathBuf>,
 }
 
 /// Runs the demo: progress on stderr, the report on stdout.
@@ -54,7 +61,16 @@ pub async fn run(args: DemoArgs) -> Result<()> {
     eprintln!("everything that follows is in {}, which is removed at the end", folder.path().display());
     let pipeline =
         stages::build(&binary, &subject, (count, "auto"), &args.dims, None, &folder.path().join("stages")).await?;
-    let chain = Chain::start(&binary, folder.path(), count, (cores / count).max(1)).await;
+    let emulated = args.emulated.clone().zip(args.emulated_ort_lib.clone());
+    let emulated = emulated.map(|(program, library)| Emulated { program, library });
+    if emulated.is_some() {
+        for stage in &pipeline.stages {
+            println!("{} {}", stage.digest, stage.file);
+        }
+        println!("nodes 1, 3, … run these files in emulation of another architecture");
+    }
+    let threads = (cores / count).max(1);
+    let chain = Chain::start_mixed(&binary, emulated.as_ref(), folder.path(), count, threads).await;
     // Declared after the folder: stopped before its files go.
     let mut chain = chain?;
     chain.deploy(&binary, &folder.path().join("stages"), &[]).await?;
