@@ -64,7 +64,7 @@ pub struct BuildArgs {
     /// How far answers may be from the uncut network's so that hops may use lossy codecs: max-relative-error=X, the largest
     /// difference over each output tensor's largest magnitude, or top1-agreement=Y, the least share of positions (along the
     /// last dimension of outputs) whose largest element is the same. Calibrated on the catalogue's samples, else on random
-    /// inputs, such that errors four times as large would do; without, hops are lossless
+    /// inputs, such that larger errors would do (see margin in pipeline.json); without, hops are lossless
     #[arg(long, value_name = "BUDGET")]
     pub allow_lossy: Option<Budget>,
 

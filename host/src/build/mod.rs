@@ -205,7 +205,7 @@ pub fn build(options: &BuildOptions, engine: &dyn Engine, progress: &dyn Progres
             (Some(placement), Some(found)) => {
                 let hops = placement.stages.iter().zip(&found.hops);
                 // Every hop is to be heard of, not only up to the first that breaks the budget.
-                hops.fold(true, |all, (stage, hop)| profiler.allow(stage, &hop.codecs) && all)
+                hops.fold(true, |all, (stage, hop)| profiler.allow(stage, &hop.harmless) && all)
             }
             _ => true,
         };

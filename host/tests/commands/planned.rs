@@ -5,6 +5,7 @@ use crate::support::cluster::Process;
 use crate::support::networks::{Staged, assert_same, ladder};
 use crate::support::{BINARY, folder, run, stderr};
 use defer_host::pipeline::Pipeline;
+use defer_host::relay::CodecChoice;
 use defer_partition::profile::Profile;
 use prost::Message as _;
 use std::collections::BTreeSet;
@@ -62,6 +63,37 @@ fn cluster(nodes: &[(&str, Option<&str>, f64, u64)]) -> String {
         let _ = url.map(|url| writeln!(text, "url = \"{url}\""));
     }
     text + "[link]\nbandwidth_bps = 1e9\nlatency_ms = 0.1\n"
+}
+
+#[test]
+fn a_plan_uses_lossy_codecs_only_where_all_of_them_together_keep_to_the_budget() {
+    let folder = folder("planned-lossy");
+    let (model, file) = (written(&folder, 9), folder.join("cluster.toml"));
+    // Links so slow that every byte counts, and nodes none of which holds all products.
+    let nodes = ["a", "b", "c"].map(|name| (name, None, 1.0, FIVE + 4 * 32 * 64 * 4));
+    std::fs::write(&file, cluster(&nodes).replace("1e9", "1e6")).unwrap();
+    for (budget, rounds) in [("max-relative-error=0.02", true), ("max-relative-error=1e-9", false)] {
+        let out = folder.join(budget);
+        let flags = ["build-stages", "--model", &model, "--cluster", file.to_str().unwrap(), "--dim", "n=32"];
+        let more = ["--allow-lossy", budget, "--out", out.to_str().unwrap()];
+        let built = run(&[&flags[..], &more].concat());
+        assert!(built.status.success(), "{}", stderr(&built));
+        let pipeline = Pipeline::read(&out).unwrap();
+        let accuracy = pipeline.accuracy.expect("it was asked for");
+        let mut lossy = 0;
+        for stage in &pipeline.stages {
+            if let Some(CodecChoice::Fixed(codec)) = stage.codec
+                && codec.is_lossy()
+            {
+                lossy += 1;
+                assert!(!stage.lossy.is_empty(), "{codec} where none is allowed");
+            }
+        }
+        assert_eq!(lossy > 0, rounds, "{budget}: {pipeline:?}");
+        if rounds {
+            assert!(accuracy.margin * accuracy.measured.unwrap() <= 0.02, "{accuracy:?}");
+        }
+    }
 }
 
 /// Room for five of a ladder's products, and activations.

@@ -5,13 +5,14 @@ use crate::relay::codec::Codec;
 /// Codecs to try, from coarse to fine; those in a row round alike, and differ in size and speed only. From `bench codec`: eight
 /// bits or less under Zstandard are the smallest at every cut of every network there, ZFP comes next for maps without zeros, and
 /// the plain ones cost next to no time.
-const LADDER: [&[&str]; 8] = [
+const LADDER: [&[&str]; 9] = [
     &["int8+zstd:relative=5e-2"],
     &["int8+zstd:relative=2e-2"],
     &["int8+zstd:relative=1e-2"],
     &["int8+zstd:relative=5e-3"],
     &["int8", "sparse+int8", "int8+zstd"],
     &["zfp:relative=1e-2"],
+    &["zfp:relative=3e-3"],
     &["zfp:relative=1e-3"],
     &["f16", "sparse+f16"],
 ];
@@ -63,22 +64,38 @@ pub struct Hop {
     pub raw_bytes: u64,
     /// What the best lossless codec makes of them.
     pub lossless_bytes: u64,
+    /// What the best of the lossless codecs does that have no entropy coder.
+    quick_bytes: u64,
     left: Vec<Candidate>,
 }
 
 impl Hop {
-    pub fn new(raw_bytes: u64, lossless_bytes: u64) -> Self {
-        Self { raw_bytes, lossless_bytes, left: Vec::new() }
+    pub fn new(raw_bytes: u64, lossless_bytes: u64, quick_bytes: u64) -> Self {
+        Self { raw_bytes, lossless_bytes, quick_bytes, left: Vec::new() }
     }
 
-    /// Whether a codec that makes the hop's tensors so small is of use.
-    pub fn is_worth(&self, bytes: u64) -> bool {
-        (bytes as f64) < self.lossless_bytes as f64 * WORTH
+    /// Whether a codec that makes the hop's tensors so small is of use. Halves take next to no time, which the smallest of the
+    /// lossless codecs do: they have to beat the quick ones only.
+    pub fn is_worth(&self, codec: Codec, bytes: u64) -> bool {
+        let lossless = if Kind::of(codec) == Kind::Halves { self.quick_bytes } else { self.lossless_bytes };
+        (bytes as f64) < lossless as f64 * WORTH
     }
 
     /// Takes a codec that alone keeps to the budget.
     pub fn admit(&mut self, candidate: Candidate) {
         self.left.push(candidate);
+    }
+
+    /// Codecs that do no more to the answers than the worst that is allowed.
+    pub fn harmless(&self) -> impl Iterator<Item = Codec> {
+        let worst = self.worst().map_or(0.0, |worst| worst.error);
+        self.left.iter().filter(move |candidate| candidate.error <= worst).map(|candidate| candidate.codec)
+    }
+
+    /// Gives up what is worse than `codec`, all of it where that is lossless.
+    pub fn keep_to(&mut self, codec: Codec) {
+        let error = self.left.iter().find(|candidate| candidate.codec == codec).map_or(-1.0, |planned| planned.error);
+        self.left.retain(|candidate| candidate.error <= error);
     }
 
     /// The codecs to allow: of each kind the smallest, the one with the largest error first.
@@ -135,7 +152,7 @@ mod tests {
     use crate::relay::CodecChoice;
 
     fn hop(candidates: &[(&str, u64, f64)]) -> Hop {
-        let mut hop = Hop::new(1000, 700);
+        let mut hop = Hop::new(1000, 700, 900);
         for &(codec, bytes, error) in candidates {
             hop.admit(Candidate { codec: codec.parse().unwrap(), bytes, error });
         }
@@ -169,6 +186,19 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_may_use_what_is_no_worse_and_a_hop_keeps_to_its_plan() {
+        let all =
+            hop(&[("int8+zstd", 100, 0.004), ("sparse+int8", 200, 0.002), ("int8", 250, 0.002), ("f16", 500, 0.001)]);
+        // A codec that is not the smallest of its kind included.
+        assert_eq!(all.harmless().count(), 4);
+        for (codec, left) in [("int8", 3), ("f16", 1), ("sparse", 0)] {
+            let mut hop = all.clone();
+            hop.keep_to(codec.parse().unwrap());
+            assert_eq!(hop.harmless().count(), left, "{codec}");
+        }
+    }
+
+    #[test]
     fn the_hop_that_contributes_most_is_tightened_until_nothing_is_left() {
         let mut hops = [
             hop(&[("int8+zstd:relative=1e-2", 100, 0.004), ("f16", 500, 0.001)]),
@@ -186,6 +216,10 @@ mod tests {
 
     #[test]
     fn what_saves_little_over_lossless_codecs_is_of_no_use() {
-        assert!(hop(&[]).is_worth(600) && !hop(&[]).is_worth(640));
+        for (codec, bytes, worth) in
+            [("int8", 600, true), ("int8", 640, false), ("f16", 800, true), ("f16", 820, false)]
+        {
+            assert_eq!(hop(&[]).is_worth(codec.parse().unwrap(), bytes), worth, "{codec} {bytes}");
+        }
     }
 }

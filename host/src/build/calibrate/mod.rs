@@ -12,7 +12,7 @@ use crate::accuracy::{Budget, Deviation};
 use crate::build::load_whole;
 use crate::build::prepare::Prepared;
 use crate::engine::{Named, Options, Prepacking};
-use crate::pipeline::{AccuracyRef, Calibration, Pipeline};
+use crate::pipeline::{AccuracyRef, Calibration, Pipeline, StageRef};
 use crate::relay::CodecChoice;
 use crate::relay::codec::Codec;
 use hop::{Candidate, Hop};
@@ -20,13 +20,18 @@ use slices::{Crossing, Rounded, Slices};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Other inputs are not the calibration's: errors so many times as large as those seen there must keep to the budget, too. With
-/// twice, text recognition broke a budget of 0.01 on other lines of print (0.011, `defer-lab accuracy`).
+/// Other inputs are not the calibration's: errors so many times as large as those seen there must keep to a budget of errors,
+/// however much alike the inputs were …
+const LEAST_MARGIN: f64 = 2.0;
+/// … and so many times for a budget of agreement, of which inputs tell no spread, or where inputs are too few to tell theirs.
 const MARGIN: f64 = 4.0;
-/// And so must what is to be expected of one input in a thousand, if the logarithms of the inputs' errors are normally
-/// distributed: so many standard deviations above their mean. Some networks round all inputs alike, others hardly any but a few:
-/// what a softmax says where it is unsure has a long tail.
-const TAIL: f64 = 3.0;
+/// A budget of errors must also hold what at most one input in a thousand exceeds, with a confidence of 95 %, if the logarithms
+/// of the inputs' errors are normally distributed. Some networks round all inputs alike, others hardly any but a few: what a
+/// softmax says where it is unsure has a long tail. These are the normal distribution's 0.999 and 0.95 points.
+const RARE: f64 = 3.090;
+const SURE: f64 = 1.645;
+/// Fewer inputs than this tell nothing of how errors are spread.
+const ENOUGH: usize = 5;
 /// Errors below this are as good as none.
 const NOTHING: f64 = 1e-6;
 /// Mixtures of allowed codecs that are tried besides the worst of each hop.
@@ -54,6 +59,8 @@ pub struct HopAccuracy {
     pub lossy_bytes: Option<u64>,
     /// The most lossy first.
     pub codecs: Vec<Codec>,
+    /// All lossy codecs that do no more to the answers than the first of these, for plans to choose from.
+    pub harmless: Vec<Codec>,
     /// Largest relative error of the answers where this hop alone uses its most lossy codec.
     pub error: f64,
 }
@@ -75,7 +82,8 @@ impl Found {
     }
 }
 
-/// Finds out which lossy codecs the stages of `pipeline`, whose artifacts lie in the bench's folder, may use.
+/// Finds out which lossy codecs the stages of `pipeline`, whose artifacts lie in the bench's folder, may use. Where the codecs
+/// that its plan names keep to the budget all together, hops may use no worse ones, so that none has to give up its own.
 pub(super) fn calibrate(
     budget: Budget,
     bench: &Bench<'_>,
@@ -90,11 +98,19 @@ pub(super) fn calibrate(
     progress.phase(Phase::Calibrating, pipeline.stages.len() * rungs.len());
     let whole = answers(bench, prepared, &requests, options)?;
     let slices = Slices::load(pipeline, bench.scratch.path(), bench.engine, options)?;
-    let mut calibration = Calibrator { budget, slices, whole, crossings: Vec::new(), progress };
+    let margin = margin(&budget, whole.len());
+    let mut calibration = Calibrator { budget, margin, slices, whole, crossings: Vec::new(), progress };
     let lossless = calibration.run_lossless(&requests)?;
     let mut hops =
         (0..pipeline.stages.len()).map(|hop| calibration.survey(hop, &rungs)).collect::<Result<Vec<_>, _>>()?;
     progress.phase(Phase::Checking, 0);
+    let planned: Vec<Option<Codec>> = pipeline.stages.iter().map(planned).collect();
+    if planned.iter().flatten().any(|codec| codec.is_lossy()) {
+        let codecs: Vec<Codec> = planned.iter().map(|codec| codec.unwrap_or_default()).collect();
+        if calibration.together(&codecs)?.is_within(&budget) {
+            hops.iter_mut().zip(&planned).for_each(|(hop, codec)| hop.keep_to(codec.unwrap_or_default()));
+        }
+    }
     let worst = calibration.settle(&mut hops, lossless)?;
 
     let inputs = calibration.crossings.len();
@@ -103,11 +119,19 @@ pub(super) fn calibrate(
         calibrated_with: from,
         inputs,
         positions: lossless.positions,
-        margin: MARGIN,
+        margin: calibration.margin,
         measured: budget.figure(&worst),
         lossless: budget.figure(&lossless),
     };
     Ok(Found { hops: hops.iter().map(|hop| report(hop, inputs as u64)).collect(), accuracy })
+}
+
+/// The codec that the plan has for a stage's outgoing hop.
+fn planned(stage: &StageRef) -> Option<Codec> {
+    match stage.codec {
+        Some(CodecChoice::Fixed(codec)) => Some(codec),
+        Some(CodecChoice::Auto) | None => None,
+    }
 }
 
 fn report(hop: &Hop, inputs: u64) -> HopAccuracy {
@@ -118,6 +142,7 @@ fn report(hop: &Hop, inputs: u64) -> HopAccuracy {
         lossless_bytes: per_input(hop.lossless_bytes),
         lossy_bytes: allowed.iter().map(|candidate| per_input(candidate.bytes)).min(),
         codecs: allowed.iter().map(|candidate| candidate.codec).collect(),
+        harmless: hop.harmless().collect(),
         error: allowed.first().map_or(0.0, |worst| worst.error),
     }
 }
@@ -144,6 +169,7 @@ fn answers(
 
 struct Calibrator<'a> {
     budget: Budget,
+    margin: f64,
     slices: Slices,
     /// The uncut network's answers.
     whole: Vec<Vec<Named>>,
@@ -179,17 +205,23 @@ impl Calibrator<'_> {
     fn survey(&mut self, hop: usize, rungs: &[Vec<Codec>]) -> Result<Hop, BuildError> {
         let raw = self.bytes(hop, Codec::Raw).0;
         let lossless = CodecChoice::LOSSLESS.iter().map(|codec| self.bytes(hop, *codec).0).min().unwrap_or(raw);
-        let mut found = Hop::new(raw, lossless);
+        let quick = raw.min(self.bytes(hop, Codec::Sparse).0);
+        let mut found = Hop::new(raw, lossless, quick);
         let small = raw < LEAST * self.crossings.len() as u64;
         for rung in rungs.iter().filter(|_| !small) {
             let worth: Vec<(Codec, u64)> = rung
                 .iter()
                 .map(|&codec| (codec, self.bytes(hop, codec)))
-                .filter(|(_, (bytes, rounded))| *rounded == Rounded::Yes && found.is_worth(*bytes))
+                .filter(|(codec, (bytes, rounded))| *rounded == Rounded::Yes && found.is_worth(*codec, *bytes))
                 .map(|(codec, (bytes, _))| (codec, bytes))
                 .collect();
             if let Some((first, _)) = worth.first() {
                 let seen = self.alone(hop, *first)?;
+                self.progress.detail(&format!(
+                    "hop {hop}: {first} alone, {:.1e} at worst, to be expected {:.1e}",
+                    seen.plain.max_relative_error,
+                    tail(&seen.errors)
+                ));
                 if seen.is_within(&self.budget) {
                     let error = seen.plain.max_relative_error;
                     worth.iter().for_each(|&(codec, bytes)| found.admit(Candidate { codec, bytes, error }));
@@ -219,7 +251,7 @@ impl Calibrator<'_> {
         for (whole, crossings) in self.whole.iter().zip(&self.crossings) {
             let mut leaving = crossings[hop + 1].clone();
             self.slices.send(hop, &mut leaving, codec);
-            seen.add(whole, &self.slices.finish(hop + 1, &leaving, &[])?)?;
+            seen.add(whole, &self.slices.finish(hop + 1, &leaving, &[])?, self.margin)?;
             if seen.is_hopeless(&self.budget) {
                 break;
             }
@@ -231,7 +263,7 @@ impl Calibrator<'_> {
     fn together(&mut self, codecs: &[Codec]) -> Result<Seen, BuildError> {
         let mut seen = Seen::default();
         for (whole, crossings) in self.whole.iter().zip(&self.crossings) {
-            seen.add(whole, &self.slices.finish(0, &crossings[0], codecs)?)?;
+            seen.add(whole, &self.slices.finish(0, &crossings[0], codecs)?, self.margin)?;
             if seen.is_hopeless(&self.budget) {
                 break;
             }
@@ -243,7 +275,7 @@ impl Calibrator<'_> {
     fn settle(&mut self, hops: &mut [Hop], lossless: Deviation) -> Result<Deviation, BuildError> {
         if let Budget::MaxRelativeError(limit) = self.budget {
             // What will most likely be too much need not be tried.
-            while MARGIN * hop::expected(hops) > limit && hop::tighten(hops) {}
+            while self.margin * hop::expected(hops) > limit && hop::tighten(hops) {}
         }
         'again: loop {
             let mut worst = lossless;
@@ -274,17 +306,17 @@ impl Calibrator<'_> {
 #[derive(Default)]
 struct Seen {
     plain: Deviation,
-    /// With errors taken [`MARGIN`] times.
+    /// With errors taken so many times as the margin says.
     stretched: Deviation,
     /// Of each input, the largest relative error.
     errors: Vec<f64>,
 }
 
 impl Seen {
-    fn add(&mut self, whole: &[Named], chain: &[Named]) -> Result<(), BuildError> {
+    fn add(&mut self, whole: &[Named], chain: &[Named], margin: f64) -> Result<(), BuildError> {
         let plain = deviation(whole, chain, 1.0)?;
         self.plain.add(&plain);
-        self.stretched.add(&deviation(whole, chain, MARGIN)?);
+        self.stretched.add(&deviation(whole, chain, margin)?);
         self.errors.push(plain.max_relative_error);
         Ok(())
     }
@@ -304,13 +336,30 @@ impl Seen {
     }
 }
 
-/// What one input in a thousand is to be expected to exceed, see [`TAIL`].
+/// How many times as large as in calibration errors are taken to be.
+fn margin(budget: &Budget, inputs: usize) -> f64 {
+    match budget {
+        Budget::MaxRelativeError(_) if inputs >= ENOUGH => LEAST_MARGIN,
+        _ => MARGIN,
+    }
+}
+
+/// What at most one input in a thousand exceeds: see [`RARE`].
 fn tail(errors: &[f64]) -> f64 {
     let logs: Vec<f64> = errors.iter().map(|error| error.max(NOTHING).ln()).collect();
     let count = logs.len().max(1) as f64;
     let mean = logs.iter().sum::<f64>() / count;
     let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-    (mean + TAIL * variance.sqrt()).exp()
+    (mean + deviations(logs.len()) * variance.sqrt()).exp()
+}
+
+/// So many standard deviations above the mean lies a one-sided tolerance limit (Natrella, Experimental Statistics, 1963, 2-5):
+/// the fewer the inputs, the less their own deviation is to be trusted.
+fn deviations(inputs: usize) -> f64 {
+    let count = inputs.max(ENOUGH) as f64;
+    let a = 1.0 - SURE.powi(2) / (2.0 * (count - 1.0));
+    let b = RARE.powi(2) - SURE.powi(2) / count;
+    (RARE + (RARE.powi(2) - a * b).sqrt()) / a
 }
 
 /// The worst codec of each hop, and some mixtures of what each may use, lossless among it; none where nothing is allowed.
@@ -335,7 +384,7 @@ fn deviation(whole: &[Named], chain: &[Named], stretch: f64) -> Result<Deviation
 
 #[cfg(test)]
 mod tests {
-    use super::tail;
+    use super::{deviations, tail};
 
     #[test]
     fn inputs_that_differ_widely_let_worse_ones_be_expected() {
@@ -343,6 +392,10 @@ mod tests {
         let apart = tail(&[1e-3, 1e-4, 1e-5, 1e-4]);
         assert!(alike < 1.5e-3 && apart > 1e-2, "{alike} {apart}");
         assert!(tail(&[0.0, 0.0]) < 1e-5);
+        // By the tables for 0.999 and 0.95.
+        for (inputs, factor) in [(6, 6.61), (15, 4.61), (50, 3.77)] {
+            assert!((deviations(inputs) - factor).abs() < 0.06, "{inputs}: {}", deviations(inputs));
+        }
         let broken = tail(&[f64::INFINITY, 1e-3]);
         assert!(broken.is_nan() || broken > 0.01, "{broken}");
     }

@@ -53,7 +53,8 @@ impl Profiler<'_, '_> {
         Ok((figures, placement))
     }
 
-    /// From now on, plans may use no lossy codec but these on the hop behind `stage`; tells whether `stage` keeps to that.
+    /// From now on, plans may use no lossy codec but these on the hop behind `stage`, or behind cuts that are nearer to it than
+    /// to any other that was tried; tells whether `stage` keeps to that.
     pub fn allow(&mut self, stage: &PlacedStage, lossy: &[Codec]) -> bool {
         let allowed = |codec: &Codec| !codec.is_lossy() || lossy.contains(codec);
         let barred = self.codings.codecs().iter().filter(|codec| !allowed(codec)).map(ToString::to_string);

@@ -136,7 +136,7 @@ pub struct ChainArgs {
     /// Rate of the dispatcher's link; without, it is not held back
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..))]
     dispatcher_mbit: Option<u32>,
-    /// Memory of a node in MiB, page cache included
+    /// Memory of a node in MiB, page cache included. Cuts are then planned for it, and for the link, as with --plan link
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u64).range(32..))]
     memory_mb: Option<u64>,
     /// Codecs of all hops: as `dispatch --codec` takes them, auto being lossless here; auto+lossy also uses lossy ones within
