@@ -8,6 +8,7 @@ mod cross;
 mod demo;
 mod models;
 mod outer_build;
+mod packages;
 mod plan;
 mod profile;
 mod setup;
@@ -43,6 +44,7 @@ enum Task {
     Accuracy(accuracy::Args),
     Soak(soak::Args),
     Models(models::Args),
+    Dist(packages::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Task::Accuracy(args) => accuracy::run(&args),
         Task::Soak(args) => soak::run(&args),
         Task::Models(args) => models::run(&args),
+        Task::Dist(args) => packages::run(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

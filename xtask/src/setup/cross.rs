@@ -42,7 +42,7 @@ impl Item for CrossTools {
 
     fn need(&self, task: Task) -> Need {
         match task {
-            Task::Test | Task::Mixed => Need::Required,
+            Task::Test | Task::Cross | Task::Mixed => Need::Required,
             Task::Run | Task::Compare | Task::Bed | Task::Peers => Need::Unused,
         }
     }

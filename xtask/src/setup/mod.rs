@@ -5,7 +5,7 @@
 mod c_libraries;
 mod c_linker;
 mod clients;
-mod command;
+pub mod command;
 mod cross;
 mod emulator;
 mod machine;
@@ -53,7 +53,9 @@ pub enum Task {
     Bed,
     /// The same as `Bed`, with other systems beside.
     Peers,
-    /// The same as `Run`, with nodes on aarch64, in emulation.
+    /// The same as `Run`, for aarch64 machines: nothing of it runs here.
+    Cross,
+    /// The same as `Cross`, and running it, in emulation.
     Mixed,
 }
 

@@ -33,7 +33,7 @@ impl Item for Network {
 
     fn need(&self, task: Task) -> Need {
         match task {
-            Task::Run | Task::Test | Task::Compare | Task::Mixed => Need::Unused,
+            Task::Run | Task::Test | Task::Compare | Task::Cross | Task::Mixed => Need::Unused,
             Task::Bed | Task::Peers => Need::Required,
         }
     }

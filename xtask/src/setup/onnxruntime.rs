@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{Item, Machine, Need, Task, command, python};
 
-const VERSION: &str = "1.24.4";
+pub const VERSION: &str = "1.24.4";
 
 /// The library is the same in every Python's wheel; naming one makes pip's choice independent of this machine's Python.
 const WHEEL_PYTHON: &str = "3.12";
@@ -78,7 +78,7 @@ impl Item for ForAarch64 {
 
     fn need(&self, task: Task) -> Need {
         match task {
-            Task::Test | Task::Mixed => Need::Required,
+            Task::Test | Task::Cross | Task::Mixed => Need::Required,
             Task::Run | Task::Compare | Task::Bed | Task::Peers => Need::Unused,
         }
     }

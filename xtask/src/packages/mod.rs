@@ -1,0 +1,166 @@
+//! `cargo xtask dist`: packages of `defer-host` for one architecture.
+
+mod contents;
+mod glibc;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::{
+    cross::AARCH64,
+    setup::{self, Machine, command, onnxruntime},
+    workspace::{cargo, root, seconds, target_dir},
+};
+
+/// Builds defer-host for an architecture: a .tar.gz, a .deb, their SHA-256 and a bill of materials.
+///
+/// The programs run on Debian 12, Ubuntu 22.04 and Raspberry Pi OS (bookworm): the newest glibc that they ask for is checked.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask dist
+  cargo xtask dist --target aarch64-unknown-linux-gnu --out packages")]
+pub struct Args {
+    /// x86_64-unknown-linux-gnu or aarch64-unknown-linux-gnu [default: this machine's]
+    #[arg(long, value_name = "T", value_parser = target)]
+    target: Option<Target>,
+    /// Where the packages go [default: dist/packages]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// An architecture that packages are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Target {
+    arch: &'static str,
+    triple: &'static str,
+    debian: &'static str,
+}
+
+const TARGETS: [Target; 2] = [
+    Target { arch: "x86_64", triple: "x86_64-unknown-linux-gnu", debian: "amd64" },
+    Target { arch: "aarch64", triple: "aarch64-unknown-linux-gnu", debian: "arm64" },
+];
+
+fn target(text: &str) -> Result<Target, String> {
+    let known = TARGETS.map(|target| target.triple).join(" and ");
+    TARGETS.into_iter().find(|target| target.triple == text).ok_or_else(|| format!("there are {known}"))
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let started = Instant::now();
+    let own = TARGETS.into_iter().find(|target| target.arch == env::consts::ARCH);
+    let target = args.target.or(own).context("name an architecture with --target")?;
+    let program = build(target)?;
+    let out = args.out.clone().unwrap_or_else(|| root().join("dist/packages"));
+    fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    let out = out.canonicalize()?;
+
+    let name = format!("defer-host-{}-{}", env!("CARGO_PKG_VERSION"), target.triple);
+    let folder = out.join(&name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder)?;
+    strip(target, &program, &folder.join("defer-host"))?;
+    let newest = glibc::check(&folder.join("defer-host"))?;
+    let machine = Machine::from_env()?;
+    let library = onnxruntime::folder_for(&machine, target.arch);
+    copy(&library.join("libonnxruntime.so"), &folder)?;
+    let newest = newest.max(glibc::check(&folder.join("libonnxruntime.so"))?);
+    fs::create_dir(folder.join("onnxruntime"))?;
+    for file in ["LICENSE", "ThirdPartyNotices.txt"] {
+        copy(&library.join(file), &folder.join("onnxruntime"))?;
+    }
+    for file in ["README.md", "LICENSE-APACHE", "LICENSE-MIT", "packaging/defer-host.service"] {
+        copy(&root().join(file), &folder)?;
+    }
+    let parts = contents::write(target.triple, &folder)?;
+    let sbom = format!("{name}.cdx.json");
+    fs::copy(folder.join("sbom.cdx.json"), out.join(&sbom)).with_context(|| format!("cannot write {sbom}"))?;
+
+    let tar = format!("{name}.tar.gz");
+    command::run(
+        Command::new("tar")
+            .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "-czf", &tar, &name])
+            .current_dir(&out),
+    )?;
+    let deb = debian(target, &folder, &out)?;
+    fs::remove_dir_all(&folder)?;
+    let files = [tar, deb, sbom];
+    let sums = command::run(Command::new("sha256sum").args(&files).current_dir(&out))?;
+    fs::write(out.join(format!("{name}.sha256")), &sums)?;
+    print!("{sums}");
+    eprintln!("{} in {}: glibc {newest} or newer, {parts} crates inside ({})", name, out.display(), seconds(started));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn build(target: Target) -> Result<PathBuf> {
+    if target.arch == env::consts::ARCH {
+        setup::ensure(setup::Task::Run)?;
+        let status = cargo(&["build", "--release", "--locked", "-p", "defer-host", "--bin", "defer-host"]).status()?;
+        if !status.success() {
+            bail!("building defer-host failed, see above");
+        }
+        return Ok(target_dir()?.join("release/defer-host"));
+    }
+    if target.triple != AARCH64.triple {
+        bail!("{} is built on a machine of that kind only", target.triple);
+    }
+    setup::ensure(setup::Task::Cross)?;
+    AARCH64.build(&root(), &target_dir()?, "release", &[]).map_err(|error| anyhow!(error))
+}
+
+/// Copies the program without its symbols.
+fn strip(target: Target, from: &Path, to: &Path) -> Result<()> {
+    let tool = if target.arch == env::consts::ARCH { "strip".into() } else { format!("{}-strip", AARCH64.tools) };
+    command::run(Command::new(tool).args(["--strip-all", "-o"]).arg(to).arg(from)).map(drop)
+}
+
+fn copy(file: &Path, folder: &Path) -> Result<()> {
+    let name = file.file_name().context("a file has a name")?;
+    fs::copy(file, folder.join(name)).with_context(|| format!("cannot copy {}", file.display())).map(drop)
+}
+
+/// Writes the .deb of what is in `folder`; its name.
+fn debian(target: Target, folder: &Path, out: &Path) -> Result<String> {
+    let version = env!("CARGO_PKG_VERSION");
+    let tree = out.join(format!(".deb-{}", target.debian));
+    let _ = fs::remove_dir_all(&tree);
+    let [control, bin, library, units, documents] =
+        ["DEBIAN", "usr/bin", "usr/lib/defer-host", "usr/lib/systemd/system", "usr/share/doc/defer-host"]
+            .map(|part| tree.join(part));
+    for folder in [&control, &bin, &library, &units, &documents] {
+        fs::create_dir_all(folder)?;
+    }
+    // The library lies beside the program, where it looks for it; the link leads there.
+    for file in ["defer-host", "libonnxruntime.so"] {
+        copy(&folder.join(file), &library)?;
+    }
+    std::os::unix::fs::symlink("../lib/defer-host/defer-host", bin.join("defer-host"))?;
+    copy(&folder.join("defer-host.service"), &units)?;
+    for file in ["README.md", "LICENSE-APACHE", "LICENSE-MIT", "THIRD-PARTY.txt", "sbom.cdx.json"] {
+        copy(&folder.join(file), &documents)?;
+    }
+    for file in ["LICENSE", "ThirdPartyNotices.txt"] {
+        fs::copy(folder.join("onnxruntime").join(file), documents.join(format!("onnxruntime-{file}")))?;
+    }
+    fs::write(
+        control.join("control"),
+        format!(
+            "Package: defer-host\nVersion: {version}\nArchitecture: {}\nMaintainer: defer-host <defer-host@localhost>\n\
+             Section: science\nPriority: optional\nDepends: libc6 (>= {}), libgcc-s1, libstdc++6\n\
+             Description: one neural network over many small computers\n \
+             Runs stages of an ONNX network as sandboxed WebAssembly components and relays\n their results to the next machine.\n",
+            target.debian,
+            glibc::OLDEST_SYSTEM,
+        ),
+    )?;
+    let deb = format!("defer-host_{version}_{}.deb", target.debian);
+    command::run(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(out.join(&deb)))?;
+    fs::remove_dir_all(&tree)?;
+    Ok(deb)
+}
