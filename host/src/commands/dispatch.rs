@@ -32,11 +32,12 @@ pub struct DispatchArgs {
     /// Folder that build-stages wrote
     #[arg(long, value_name = "DIR")]
     pipeline: PathBuf,
-    /// Nodes, by the URL of their REST port: stage i runs on node i
-    #[arg(long, value_name = "URL", num_args = 1.., required_unless_present = "cluster", conflicts_with = "cluster")]
+    /// Nodes, by the URL of their REST port: stage i runs on node i. With --cluster these are the nodes of that file to use,
+    /// in any order; stages go where the plan has put them, and the other ones are spares
+    #[arg(long, value_name = "URL", num_args = 1.., required_unless_present = "cluster")]
     node: Vec<Url>,
     /// Machines that the pipeline was cut for (build-stages --cluster), by a file that has their URLs: each stage goes where
-    /// the plan has put it, and nodes without one are spares
+    /// the plan has put it, and nodes without one are spares (with --node only those given)
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
     /// Nodes that take over the stages of those that are lost; so do --node ones beyond the number of stages
@@ -125,7 +126,7 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
     let pipeline = Pipeline::read(&args.pipeline).map_err(|error| UsageError(error.to_string()))?;
     let (nodes, spares) = match &args.cluster {
         Some(file) => {
-            let placing::Placed { nodes, idle } = placing::read(&pipeline, file)?;
+            let placing::Placed { nodes, idle } = placing::read(&pipeline, file, &args.node, &args.spare)?;
             (nodes, [args.spare, idle].concat())
         }
         None => (args.node, args.spare),

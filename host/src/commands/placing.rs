@@ -11,12 +11,13 @@ use std::path::Path;
 pub struct Placed {
     /// Stage by stage.
     pub nodes: Vec<Url>,
-    /// Those that the plan has left alone, as far as the file has their URLs.
+    /// Those that the plan has left alone: of the nodes that were given, or else as far as the file has their URLs.
     pub idle: Vec<Url>,
 }
 
-/// Reads from the cluster file at `path` where the nodes are that the stages of `pipeline` are placed on.
-pub fn read(pipeline: &Pipeline, path: &Path) -> Result<Placed, UsageError> {
+/// Reads from the cluster file at `path` where the nodes are that the stages of `pipeline` are placed on. Only `given`
+/// nodes are used if there are any; those that the file does not list have to be among the `spares`.
+pub fn read(pipeline: &Pipeline, path: &Path, given: &[Url], spares: &[Url]) -> Result<Placed, UsageError> {
     let cluster = Cluster::read(path).map_err(|error| UsageError(error.to_string()))?;
     let (name, file) = (&pipeline.name, path.display());
     let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
@@ -48,11 +49,31 @@ pub fn read(pipeline: &Pipeline, path: &Path) -> Result<Placed, UsageError> {
             .url
             .as_deref()
             .ok_or_else(|| refuse(format!("is placed on node \"{node}\", which has no url in {file}; add it")))?;
-        nodes.push(locate(node, url)?);
+        let url = locate(node, url)?;
+        if !given.is_empty() && !given.contains(&url) {
+            return Err(refuse(format!(
+                "is placed on node \"{node}\", {url} in {file}, which is not among --node; add it there, or leave --node out"
+            )));
+        }
+        nodes.push(url);
     }
-    let idle = cluster.nodes.iter().filter(|node| !taken.contains_key(node.name.as_str()));
-    let idle = idle.filter_map(|node| Some(locate(&node.name, node.url.as_deref()?)));
-    Ok(Placed { nodes, idle: idle.collect::<Result<_, _>>()? })
+    let located = cluster.nodes.iter().filter_map(|node| Some((node, locate(&node.name, node.url.as_deref()?))));
+    let mut idle = Vec::new();
+    let mut listed = Vec::new();
+    for (node, url) in located {
+        let url = url?;
+        let used = given.is_empty() || given.contains(&url);
+        if used && !taken.contains_key(node.name.as_str()) && !spares.contains(&url) {
+            idle.push(url.clone());
+        }
+        listed.push(url);
+    }
+    match given.iter().find(|url| !listed.contains(url) && !spares.contains(url)) {
+        None => Ok(Placed { nodes, idle }),
+        Some(url) => Err(UsageError(format!(
+            "--node {url} is none of the nodes in {file}; correct it, add that node to the file, or give it as --spare"
+        ))),
+    }
 }
 
 fn parse(url: &str) -> Result<Url, String> {
