@@ -32,28 +32,50 @@ impl Size {
         }
     }
 
-    fn bytes(self, bytes: u64, elements: u64) -> u64 {
-        match self {
-            Self::AsIs => bytes,
-            Self::Published | Self::PublishedWeights => (elements as f64 * 8.0 / 1.44).round() as u64,
-        }
+    /// By how much more a weight takes than with us, who have 4 bytes.
+    fn weight(self) -> u64 {
+        if self == Self::PublishedWeights { 2 } else { 1 }
+    }
+}
+
+/// Bytes that an element takes where it was published: 8, made smaller.
+const PUBLISHED_BYTES: f64 = 8.0 / 1.44;
+/// Bytes that most elements take with us.
+const BYTES: u64 = 4;
+
+/// What is asked of the planner. Settings that differ in a factor only ask the same, and are asked once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Question {
+    pub nodes: usize,
+    /// Bytes of our weights that a node may hold.
+    memory: u64,
+    elements: bool,
+}
+
+impl Question {
+    /// With it, how long transfers of that setting take where those of the question take 1.
+    pub fn of(activations: &Activations, size: Size, memory: u64, nodes: usize) -> (Self, f64) {
+        let alike = activations.cuts.iter().all(|(_, bytes, elements)| *bytes == BYTES * elements);
+        let elements = size != Size::AsIs || alike;
+        let scale = if size == Size::AsIs && alike { BYTES as f64 / PUBLISHED_BYTES } else { 1.0 };
+        (Self { nodes, memory: memory / size.weight(), elements }, scale)
     }
 
-    /// Ours are of 4 bytes.
-    fn weights(self, bytes: u64) -> u64 {
-        if self == Self::PublishedWeights { 2 * bytes } else { bytes }
+    fn bytes(self, bytes: u64, elements: u64) -> u64 {
+        if self.elements { (elements as f64 * PUBLISHED_BYTES).round() as u64 } else { bytes }
     }
 }
 
 /// A network of which only weights and transfers count.
-pub fn profile(model: &str, activations: &Activations, size: Size) -> Profile {
+pub fn profile(model: &str, activations: &Activations, question: Question) -> Profile {
     let atom = |(name, weights): &(String, u64)| AtomCost {
         name: name.clone(),
-        weights_bytes: size.weights(*weights),
+        weights_bytes: *weights,
         ..AtomCost::default()
     };
     let cut = |&(after, bytes, elements): &(usize, u64, u64)| {
-        let codec = CodecCost { name: "raw".to_owned(), bytes: size.bytes(bytes, elements), ..CodecCost::default() };
+        let codec =
+            CodecCost { name: "raw".to_owned(), bytes: question.bytes(bytes, elements), ..CodecCost::default() };
         CutCost { after, codecs: vec![codec], ..CutCost::default() }
     };
     Profile {
@@ -65,8 +87,9 @@ pub fn profile(model: &str, activations: &Activations, size: Size) -> Profile {
     }
 }
 
-/// `nodes` alike, with `memory` bytes each, somewhere.
-pub fn cluster(nodes: usize, memory: u64, random: &mut Random) -> Cluster {
+/// Nodes alike, somewhere.
+pub fn cluster(question: Question, random: &mut Random) -> Cluster {
+    let Question { nodes, memory, .. } = question;
     const STEPS: usize = 1 << 20;
     let mut place = || SIDE * random.below(STEPS) as f64 / STEPS as f64;
     let places: Vec<(f64, f64)> = (0..nodes).map(|_| (place(), place())).collect();
