@@ -118,6 +118,7 @@ fn the_exit_status_tells_wrong_files_from_plans_that_are_impossible() {
         (PROFILE.to_owned(), CLUSTER.to_owned(), vec!["--max-stages", "0"], 2, "0 stages"),
         (PROFILE.to_owned(), CLUSTER.to_owned(), vec!["--max-stages", "1"], 1, "allow 2 stages"),
         (PROFILE.to_owned(), with("2500000", "900000"), vec!["--json"], 1, "atom 2 \"c\""),
+        (PROFILE.to_owned(), with("2500000", "900000"), vec![], 1, "build-stages --cluster, which splits"),
         (PROFILE.to_owned(), CLUSTER.to_owned(), vec!["--svg", "no/plan.svg"], 1, "no/plan.svg"),
     ];
     for (profile, cluster, flags, want, part) in cases {

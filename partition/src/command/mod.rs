@@ -100,7 +100,7 @@ pub enum PlanCommandError {
     Profile(#[from] ProfileError),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = splitting(.0))]
     NoPlan(#[from] NoPlan),
     #[error("cannot write {path}: {cause}", path = path.display())]
     Write { path: PathBuf, cause: std::io::Error },
@@ -114,6 +114,16 @@ impl PlanCommandError {
             Self::NoPlan(error) => error.is_usage(),
             Self::Write { .. } => false,
         }
+    }
+}
+
+/// What this command cannot do about a layer that is too large, and another one can.
+fn splitting(error: &NoPlan) -> &'static str {
+    match error {
+        NoPlan::Memory { part_too_large: true, .. } => {
+            "; or cut with build-stages --cluster, which splits a matrix product or convolution that no node has room for"
+        }
+        _ => "",
     }
 }
 

@@ -7,7 +7,12 @@ pub enum NoPlan {
     #[error("{0}")]
     Invalid(String),
     #[error("no plan: {short}; {cure}")]
-    Memory { short: String, cure: String },
+    Memory {
+        short: String,
+        cure: String,
+        /// Whether a part of the network is too large for any node, so that only splitting it would do without more memory.
+        part_too_large: bool,
+    },
 }
 
 impl NoPlan {

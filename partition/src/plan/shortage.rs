@@ -31,7 +31,8 @@ impl Planner<'_> {
         let node = |node: usize| &self.cluster.nodes[node].name;
         let (largest, most) =
             memories.iter().enumerate().max_by_key(|(at, most)| (**most, usize::MAX - at)).unwrap_or((0, &0));
-        let short = match memory.too_large(*most) {
+        let too_large = memory.too_large(*most);
+        let short = match too_large {
             Some((from, to, need)) => {
                 let name = |at: usize| format!("{at} \"{}\"", self.profile.atoms[at].name);
                 let atoms = match to - from {
@@ -72,6 +73,6 @@ impl Planner<'_> {
         cures.extend(add.map(|need| format!("add one more node with at least {}", megabytes(need))));
         // One of the nodes raised to hold the whole network is always enough.
         let less = if least { "" } else { " (that is enough; less may be, too)" };
-        NoPlan::Memory { short, cure: cures.join(", or ") + less }
+        NoPlan::Memory { short, cure: cures.join(", or ") + less, part_too_large: too_large.is_some() }
     }
 }
