@@ -151,8 +151,11 @@ impl Deviation {
             Some(&length) if length > 1 => {
                 let rows = whole.chunks_exact(length).zip(chain.chunks_exact(length));
                 let agree = |(whole, chain): &(&[f64], &[f64])| {
-                    let stretched = whole.iter().zip(*chain).map(|(a, b)| a + stretch * (b - a));
-                    largest(whole.iter().copied()) == largest(stretched)
+                    // Equal infinities have no difference that is a number.
+                    let stretched =
+                        whole.iter().zip(*chain).map(|(a, b)| if a == b { *a } else { a + stretch * (b - a) });
+                    let alike = whole.iter().zip(*chain).all(|(a, b)| a.is_nan() == b.is_nan());
+                    alike && largest(whole.iter().copied()) == largest(stretched)
                 };
                 same(whole.len() / length, rows.filter(agree).count())
             }
@@ -247,6 +250,9 @@ mod tests {
             (&[2, 3][..], [1.0, 3.0, 2.0, 5.0, 4.0, 0.0], 1.0, Some(1.0)),
             (&[2, 3], [1.0, 2.0, 3.0, 5.0, 4.0, 0.0], 1.0, Some(0.5)),
             (&[6], [1.0, 3.0, 2.0, 4.5, 4.0, 0.0], 1.0, Some(1.0)),
+            // What is no number agrees with none, the first one included.
+            (&[2, 3], [1.0, 3.0, 2.0, f32::NAN, f32::NAN, f32::NAN], 1.0, Some(0.5)),
+            (&[6], [1.0, 3.0, 2.0, 5.0, 4.0, f32::NAN], 1.0, Some(0.0)),
             // Twice the error would make the fifth the largest.
             (&[6], [1.0, 3.0, 2.0, 4.4, 4.0, 0.0], 2.0, Some(0.0)),
             (&[6, 1], [0.0; 6], 1.0, None),

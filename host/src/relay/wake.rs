@@ -2,7 +2,9 @@
 //! megabytes, and each time costs a change of threads, two system calls, and often an interrupt of another core.
 #![allow(unsafe_code)] // a socket option that rustix does not have
 
+use std::fs;
 use std::os::fd::AsRawFd as _;
+use std::sync::LazyLock;
 use tokio::io::AsyncRead;
 use tokio::net::tcp::OwnedReadHalf;
 
@@ -13,8 +15,21 @@ pub trait Source: AsyncRead + Unpin {
     fn wake_at(&self, bytes: usize) -> bool;
 }
 
+/// Whether this kernel wakes again once the number of bytes is lowered, and makes room for it: Linux does since 4.18. Older ones
+/// (4.9 runs on many a Jetson) could leave a reader asleep with bytes before it.
+static DEPENDABLE: LazyLock<bool> =
+    LazyLock::new(|| fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|release| is_dependable(&release)));
+
+fn is_dependable(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (4, 18))
+}
+
 impl Source for OwnedReadHalf {
     fn wake_at(&self, bytes: usize) -> bool {
+        if !*DEPENDABLE {
+            return false;
+        }
         let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
         let len = size_of::<libc::c_int>() as libc::socklen_t;
         let stream: &tokio::net::TcpStream = self.as_ref();
@@ -44,6 +59,22 @@ mod tests {
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::time::{sleep, timeout};
+
+    #[test]
+    fn old_kernels_are_told_apart() {
+        for (release, want) in [
+            ("4.9.337-tegra", false),
+            ("4.18.0", true),
+            ("4.17.19-1", false),
+            ("6.1.0-28-arm64\n", true),
+            ("5.15", true),
+            ("10.0-rc1", true),
+            ("linux", false),
+            ("", false),
+        ] {
+            assert_eq!(super::is_dependable(release), want, "{release}");
+        }
+    }
 
     /// A tensor that is waited for in three goes.
     const LEN: usize = 2_500_000;

@@ -86,9 +86,10 @@ pub(super) fn calibrate(
     progress.phase(Phase::Calibrating, pipeline.stages.len() * rungs.len());
     let whole = answers(bench, prepared, &requests, options)?;
     let slices = Slices::load(pipeline, bench.scratch.path(), bench.engine, options)?;
-    let margin = margin(&budget, whole.len());
-    let mut calibration = Calibrator { budget, margin, slices, whole, crossings: Vec::new(), progress };
+    let mut calibration = Calibrator { budget, margin: 1.0, slices, whole, crossings: Vec::new(), progress };
     let lossless = calibration.run_lossless(&requests)?;
+    // Only now is it known how many inputs there was room for.
+    calibration.margin = margin(&budget, calibration.crossings.len());
     let mut hops =
         (0..pipeline.stages.len()).map(|hop| calibration.survey(hop, &rungs)).collect::<Result<Vec<_>, _>>()?;
     progress.phase(Phase::Checking, 0);
