@@ -65,6 +65,25 @@ fn cluster(nodes: &[(&str, Option<&str>, f64, u64)]) -> String {
     text + "[link]\nbandwidth_bps = 1e9\nlatency_ms = 0.1\n"
 }
 
+/// The command that places the pipeline in `out` by the cluster `file`.
+fn dispatch<'a>(out: &'a Path, file: &'a str) -> Vec<&'a str> {
+    let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    [&["dispatch", "--pipeline", out.to_str().unwrap(), "--cluster", file], &ports[..]].concat()
+}
+
+/// Starts a dispatcher and waits until it serves.
+fn dispatched(arguments: &[&str]) -> Process {
+    let mut dispatcher = Process::spawn(Path::new(BINARY), arguments, &[]).unwrap();
+    dispatcher.wait_listening(&["inference", "admin"], Duration::from_secs(60)).unwrap();
+    dispatcher
+}
+
+fn assert_answers(dispatcher: &Process, staged: &Staged, what: &str) {
+    let door = Door { url: dispatcher.address("inference").to_owned(), model: staged.name().to_owned() };
+    let inputs = staged.inputs(1, 2);
+    assert_same(&door.infer(&inputs).unwrap(), &staged.whole(&inputs), what);
+}
+
 #[test]
 fn a_plan_uses_lossy_codecs_only_where_all_of_them_together_keep_to_the_budget() {
     let folder = folder("planned-lossy");
@@ -128,18 +147,12 @@ fn a_pipeline_that_was_cut_for_a_cluster_runs_where_its_plan_says() {
     assert!(plan.lower_bound_ms <= plan.bottleneck_ms && plan.latency_ms.unwrap() >= plan.bottleneck_ms);
     assert!((plan.throughput_rps.unwrap() * plan.bottleneck_ms - 1e3).abs() < 1e-6);
 
-    let flags = ["dispatch", "--pipeline", out.to_str().unwrap(), "--cluster", file];
-    let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-    let mut dispatcher = Process::spawn(Path::new(BINARY), &[&flags[..], &ports].concat(), &[]).unwrap();
-    dispatcher.wait_listening(&["inference", "admin"], Duration::from_secs(60)).unwrap();
+    let dispatcher = dispatched(&dispatch(&out, file));
     for (index, name) in placed.iter().enumerate() {
         let node = nodes.iter().find(|node| node.name == *name).unwrap();
         assert_eq!(node.stages()[0]["index"], index, "{name}");
     }
-    let staged = Staged { file: model.into(), folder: out, pipeline };
-    let door = Door { url: dispatcher.address("inference").to_owned(), model: staged.name().to_owned() };
-    let inputs = staged.inputs(1, 2);
-    assert_same(&door.infer(&inputs).unwrap(), &staged.whole(&inputs), "the placed chain");
+    assert_answers(&dispatcher, &Staged { file: model.into(), folder: out, pipeline }, "the placed chain");
 }
 
 #[test]
@@ -163,9 +176,7 @@ fn nodes_given_beside_a_cluster_are_matched_to_it_by_their_urls() {
     let stranger = &nodes[3];
     assert_eq!(placed.len(), 2);
 
-    let flags = ["dispatch", "--pipeline", out.to_str().unwrap(), "--cluster", file];
-    let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-    let flags = [&flags[..], &ports].concat();
+    let flags = dispatch(&out, file);
     let both = [placed[0].url(), placed[1].url()];
     for (given, said) in [
         (vec!["--node", both[0], both[1], stranger.url()], ["none of the nodes", stranger.url()]),
@@ -179,15 +190,11 @@ fn nodes_given_beside_a_cluster_are_matched_to_it_by_their_urls() {
 
     // The other way round, a node that the plan leaves alone, and a spare that the file does not know.
     let given = ["--node", both[1], idle.url(), both[0], stranger.url(), "--spare", stranger.url()];
-    let mut dispatcher = Process::spawn(Path::new(BINARY), &[&flags[..], &given].concat(), &[]).unwrap();
-    dispatcher.wait_listening(&["inference", "admin"], Duration::from_secs(60)).unwrap();
+    let dispatcher = dispatched(&[&flags[..], &given].concat());
     for (index, node) in placed.iter().enumerate() {
         assert_eq!(node.stages()[0]["index"], index, "{}", node.name);
     }
-    let staged = Staged { file: model.into(), folder: out, pipeline };
-    let door = Door { url: dispatcher.address("inference").to_owned(), model: staged.name().to_owned() };
-    let inputs = staged.inputs(1, 2);
-    assert_same(&door.infer(&inputs).unwrap(), &staged.whole(&inputs), "the placed chain");
+    assert_answers(&dispatcher, &Staged { file: model.into(), folder: out, pipeline }, "the placed chain");
 }
 
 #[test]
@@ -208,14 +215,8 @@ fn a_layer_that_no_node_can_hold_runs_on_several() {
     let weights: Vec<u64> = pipeline.stages.iter().map(|stage| stage.weights_bytes).collect();
     assert_eq!(weights, [8192, 8192], "half of the columns each");
 
-    let flags = ["dispatch", "--pipeline", out.to_str().unwrap(), "--cluster", file];
-    let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-    let mut dispatcher = Process::spawn(Path::new(BINARY), &[&flags[..], &ports].concat(), &[]).unwrap();
-    dispatcher.wait_listening(&["inference", "admin"], Duration::from_secs(60)).unwrap();
-    let staged = Staged { file: model.into(), folder: out, pipeline };
-    let door = Door { url: dispatcher.address("inference").to_owned(), model: staged.name().to_owned() };
-    let inputs = staged.inputs(1, 2);
-    assert_same(&door.infer(&inputs).unwrap(), &staged.whole(&inputs), "the layer in two parts");
+    let dispatcher = dispatched(&dispatch(&out, file));
+    assert_answers(&dispatcher, &Staged { file: model.into(), folder: out, pipeline }, "the layer in two parts");
 }
 
 #[test]

@@ -16,7 +16,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct Emulated {
     pub program: PathBuf,
     /// Its onnxruntime library.
-    pub library: PathBuf,
+    pub ort_lib: PathBuf,
 }
 
 /// Dropping it stops all, the dispatcher first.
@@ -48,7 +48,7 @@ impl Chain {
             let mut program = binary;
             if let Some(emulated) = emulated.filter(|_| index % 2 == 1) {
                 program = &emulated.program;
-                extra_args.extend(["--ort-lib".into(), emulated.library.clone().into()]);
+                extra_args.extend(["--ort-lib".into(), emulated.ort_lib.clone().into()]);
             }
             chain.nodes.push(spawn_node(program, &NodeOptions { name, state_dir, extra_args })?);
         }

@@ -62,7 +62,7 @@ pub async fn run(args: DemoArgs) -> Result<()> {
     let pipeline =
         stages::build(&binary, &subject, (count, "auto"), &args.dims, None, &folder.path().join("stages")).await?;
     let emulated = args.emulated.clone().zip(args.emulated_ort_lib.clone());
-    let emulated = emulated.map(|(program, library)| Emulated { program, library });
+    let emulated = emulated.map(|(program, ort_lib)| Emulated { program, ort_lib });
     if emulated.is_some() {
         for stage in &pipeline.stages {
             println!("{} {}", stage.digest, stage.file);
