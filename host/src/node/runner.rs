@@ -258,13 +258,14 @@ impl Shared {
         self.health.remember(&tag);
         self.health.set(Some(cause.clone()));
         let failure = self.failure(limit.kind, cause.clone());
-        if queues.next.send(Job { tag, deadline, content: Err(failure), work: Duration::ZERO, credit: None }).is_err() {
-            return;
-        }
+        // Before the failure is out: who has heard it and then asks for the stage's state must hear what follows from it.
         let seat = match abandoned < abandoned::LIMIT {
             true => self.await_fresh(cause, session),
             false => self.failed(format!("{cause}; {abandoned} threads are in that state, no more are given")),
         };
+        if queues.next.send(Job { tag, deadline, content: Err(failure), work: Duration::ZERO, credit: None }).is_err() {
+            return;
+        }
         self.compute(seat, queues);
     }
 

@@ -1,4 +1,4 @@
-//! `defer-lab bench swap`: each stage of a chain under full load is swapped for a rebuilt one.
+//! `defer-lab bench swap`: each stage of a chain under load is swapped for a rebuilt one, with CPU to spare and without.
 
 use super::{AT, Bed, Common, FULL};
 use crate::bench::memory::process::{Memory, stages};
@@ -20,7 +20,7 @@ const MEMORY: f64 = 1.05;
 /// The second around a swap, over steady state.
 const GOAL: f64 = 0.95;
 
-/// Throughput around the swap of a stage under full load.
+/// Throughput around the swap of a stage, with CPU to spare and under full load.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   defer-lab bench swap
@@ -31,9 +31,9 @@ pub struct SwapArgs {
     /// Nodes, and as many stages
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     nodes: u16,
-    /// Requests under way
-    #[arg(long, default_value_t = 6, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    in_flight: u16,
+    /// Requests under way, one series each: one leaves all processors but one idle, six keep two busy
+    #[arg(long, default_values = ["1", "6"], value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    in_flight: Vec<u16>,
     /// Swaps of the last stage after which its node's memory is compared with that after two; 0 for none
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(0..))]
     swaps: u32,
@@ -68,9 +68,11 @@ pub fn run(args: &SwapArgs) -> Result<()> {
     let mut rows = Vec::new();
     for model in &args.common.models {
         let bed = Bed::start(model, usize::from(args.nodes), 0)?;
-        let rate = bed.rate(args.in_flight)?;
-        for stage in 0..usize::from(args.nodes) {
-            rows.push(measure(&bed, args, stage, rate)?);
+        for &in_flight in &args.in_flight {
+            let rate = bed.rate(in_flight)?;
+            for stage in 0..usize::from(args.nodes) {
+                rows.push(measure(&bed, in_flight, stage, rate)?);
+            }
         }
         if let (Some(row), true) = (rows.last_mut(), args.swaps > 2) {
             let ratio = growth(&bed, row.stage, args.swaps)?;
@@ -81,11 +83,11 @@ pub fn run(args: &SwapArgs) -> Result<()> {
     args.common.report("swap", rows, as_table)
 }
 
-fn measure(bed: &Bed, args: &SwapArgs, stage: usize, rate: f64) -> Result<Row> {
+fn measure(bed: &Bed, in_flight: u16, stage: usize, rate: f64) -> Result<Row> {
     let file = bed.folder.path().join("rebuilt.wasm");
     std::fs::write(&file, rebuilt(&std::fs::read(bed.artifact(stage))?)?)?;
     let node = NodeClient::new(bed.nodes[stage].address("rest").parse()?, Token::default())?;
-    let load = bed.load(args.in_flight, rate, SECONDS);
+    let load = bed.load(in_flight, rate, SECONDS);
     load.wait_until(AT);
     let from = load.now();
     let swapped = Handle::current().block_on(node.swap(&bed.model, stage, &file, |_| {}));
@@ -98,8 +100,8 @@ fn measure(bed: &Bed, args: &SwapArgs, stage: usize, rate: f64) -> Result<Row> {
     let throughput_ratio = around_rps / steady_rps;
     Ok(Row {
         model: bed.model.clone(),
-        nodes: args.nodes,
-        in_flight: args.in_flight,
+        nodes: u16::try_from(bed.pipeline.stages.len())?,
+        in_flight,
         stage,
         steady_rps,
         around_rps,
@@ -159,6 +161,7 @@ fn as_table(rows: &[Row]) -> String {
     let right = |title| (title, Side::Right);
     let header = [
         ("network", Side::Left),
+        right("under way"),
         right("stage"),
         right("per second"),
         right("around the swap"),
@@ -174,6 +177,7 @@ fn as_table(rows: &[Row]) -> String {
     let cells = |row: &Row| {
         [
             row.model.clone(),
+            row.in_flight.to_string(),
             row.stage.to_string(),
             format!("{:.1}", row.steady_rps),
             format!("{:.1}", row.around_rps),
