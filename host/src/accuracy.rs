@@ -30,6 +30,14 @@ impl Budget {
         }
     }
 
+    /// The agreement that can be told from `positions` positions at most, where that is less than the budget asks for: if all
+    /// of them agree, the share of others that do is at least this with a confidence of 95 % (the rule of three).
+    pub fn beyond_sample(&self, positions: u64) -> Option<f64> {
+        let Self::Top1Agreement(least) = *self else { return None };
+        let shown = (1.0 - 3.0 / positions.max(1) as f64).max(0.0);
+        (shown < least).then_some(shown)
+    }
+
     /// What it speaks of; `None` where that is no number.
     pub fn figure(&self, deviation: &Deviation) -> Option<f64> {
         let figure = match self {

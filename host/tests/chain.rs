@@ -12,7 +12,7 @@ use defer_models::{Answer, Processor, samples};
 use serde_json::json;
 use std::thread;
 use support::chain::{Chain, Node, spawn_dispatcher};
-use support::hand::assignment;
+use support::hand::{ByHand, assignment};
 use support::networks::{Staged, assert_same, built, cut, ladder, stage, tour};
 use support::{folder, http, run, stderr};
 
@@ -53,6 +53,27 @@ fn every_kind_of_tensor_crosses_every_kind_of_cut() {
                 assert_eq!(slot["codec"], codec);
             }
         }
+    }
+}
+
+#[test]
+fn a_hop_of_constant_size_hides_the_length_of_what_is_passed_on_too() {
+    // "early" is an output that the last stages pass on.
+    let staged = stage("tour-hidden", &tour(), 0, &["sum", "t2", "t3", "chosen"]);
+    let last = staged.pipeline.stages.len() - 1;
+    let random = staged.inputs(1, 3);
+    let mut zeros = random.clone();
+    zeros.iter_mut().for_each(|(_, tensor)| tensor.data.fill(0));
+    for (codec, same) in [("sparse+shuffle-zstd", false), ("constant-size:density=1", true)] {
+        let codecs = |index| if index == last { codec } else { "sparse+shuffle-zstd" };
+        let mut hand = ByHand::start_with(&format!("hidden-{same}"), &staged, &[], codecs);
+        let mut lengths = Vec::new();
+        for inputs in [&random, &zeros] {
+            let result = hand.ask(inputs);
+            assert_same(&hand.outputs(&result), &staged.whole(inputs), codec);
+            lengths.push(result.body.len());
+        }
+        assert_eq!(lengths[0] == lengths[1], same, "{codec}: {lengths:?}");
     }
 }
 

@@ -119,6 +119,12 @@ fn lossy(text: &mut String, found: &Found) {
             figure(measured)
         ),
     };
+    if let Some(shown) = budget.beyond_sample(positions) {
+        let _ = writeln!(
+            text,
+            "{positions} positions are too few to show {budget}: even if all agree, they show {shown:.4} at most (with 95 % confidence)"
+        );
+    }
 }
 
 fn names(tensors: &[&TensorInfo]) -> String {

@@ -1,6 +1,7 @@
 //! The dispatcher's two links to a running generation: it feeds the first stage and collects from the last.
 
 use super::deploy::Deployment;
+use super::ingress::Ingress;
 use super::ledger::Ledger;
 use crate::relay::codec;
 use crate::relay::hello::dial;
@@ -27,6 +28,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// A generation's links. Dropping it ends them.
 pub struct Chain {
     frames: mpsc::Sender<Outgoing>,
+    pub ingress: Arc<Ingress>,
     links: Arc<Links>,
     tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
 }
@@ -80,6 +82,7 @@ impl Chain {
             End { relay: placed.node.relay(), hello, token: token.clone(), limits }
         };
         let links = Arc::new(Links::default());
+        let ingress = Arc::new(Ingress::new(deployment.codec_in));
         // A replay goes through the same queue as new requests, so that order is kept.
         let (frames, to_send) = mpsc::channel(1);
         let feed = end(Role::Feed, 0, 0);
@@ -87,7 +90,13 @@ impl Chain {
         let results = spawn_decoder(Arc::clone(ledger), limits.clone(), outputs)?;
         let broken = Arc::new(tokio::sync::Notify::new());
         let tasks = [
-            tokio::spawn(feed_all(feed, to_send, Arc::clone(ledger), Arc::clone(&links), Arc::clone(&broken))),
+            tokio::spawn(feed_all(
+                feed,
+                to_send,
+                (Arc::clone(ledger), Arc::clone(&ingress)),
+                Arc::clone(&links),
+                Arc::clone(&broken),
+            )),
             tokio::spawn(collect_all(
                 collect,
                 results,
@@ -98,7 +107,7 @@ impl Chain {
             tokio::spawn(replay(Arc::clone(ledger), deployment.generation, frames.clone(), broken)),
         ];
         let tasks = Mutex::new(tasks.into_iter().map(AbortOnDropHandle::new).collect());
-        Ok(Self { frames, links, tasks })
+        Ok(Self { frames, ingress, links, tasks })
     }
 
     /// Sends a frame; waits while the chain has no room for it.
@@ -135,12 +144,15 @@ impl Chain {
 async fn feed_all(
     end: End,
     mut frames: mpsc::Receiver<Outgoing>,
-    ledger: Arc<Ledger>,
+    (ledger, ingress): (Arc<Ledger>, Arc<Ingress>),
     links: Arc<Links>,
     broken: Arc<tokio::sync::Notify>,
 ) {
     let origin = Origin { node: "dispatcher".to_owned(), stage: usize::MAX };
-    let sent = |frame: &Outgoing, _| ledger.sent(&frame.tag);
+    let sent = |frame: &Outgoing, took| {
+        ingress.sent(frame.bytes(), took);
+        ledger.sent(&frame.tag);
+    };
     let mut held = None;
     let mut pause = FIRST_PAUSE;
     loop {

@@ -6,7 +6,7 @@ use super::fleet::Member;
 use super::nodes::NodeClient;
 use crate::node::generation::{Assignment, Hop, Owner, Prepare};
 use crate::pipeline::Pipeline;
-use crate::relay::codec::{Choice, Codec};
+use crate::relay::codec::Choice;
 use anyhow::{Context as _, Result};
 use futures_util::future::join_all;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub struct Deployment {
     pub generation: u64,
     pub owner: Owner,
     /// Codec of the hop from the dispatcher to the first stage.
-    pub codec_in: Codec,
+    pub codec_in: Choice,
     pub stages: Vec<Placed>,
 }
 
@@ -68,17 +68,7 @@ pub fn place(
         let assignment = Assignment { index: i, artifact: stage.digest, next, codec, lossy: stage.lossy.clone() };
         stages.push(Placed { index: i, node: Arc::clone(node), assignment });
     }
-    Deployment {
-        pipeline: Arc::clone(pipeline),
-        generation,
-        owner,
-        // Its inputs come from outside, and the dispatcher has no bottleneck to mind.
-        codec_in: match codec {
-            Some(Choice::Fixed(codec)) => codec,
-            Some(Choice::Auto) | None => Codec::Raw,
-        },
-        stages,
-    }
+    Deployment { pipeline: Arc::clone(pipeline), generation, owner, codec_in: codec.unwrap_or(Choice::Auto), stages }
 }
 
 /// What one node has to do with a generation.

@@ -7,6 +7,7 @@ pub mod deploy;
 mod failure;
 mod fleet;
 mod generations;
+mod ingress;
 pub mod ledger;
 pub mod nodes;
 mod record;

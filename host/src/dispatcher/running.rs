@@ -4,6 +4,7 @@ use super::artifacts::Artifacts;
 use super::chain::Chain;
 use super::deploy::{Deployment, Progress};
 use super::failure::{NoLink, PartFailed};
+use super::ingress::Ingress;
 use super::ledger::Ledger;
 use crate::artifact::Manifest;
 use crate::pipeline::StageRef;
@@ -85,6 +86,11 @@ impl Running {
     /// How long ago its links were opened.
     pub fn age(&self) -> Duration {
         self.since.elapsed()
+    }
+
+    /// How its requests are encoded.
+    pub fn ingress(&self) -> &Ingress {
+        &self.chain.ingress
     }
 
     pub fn is_up(&self) -> bool {

@@ -7,7 +7,6 @@ use crate::buffer::Pool;
 use crate::engine::Named;
 use crate::oip::stats::{Recorder, Steps};
 use crate::oip::{Backend, InferError, InferRequest, InferResponse, ModelMetadata, ModelStats};
-use crate::relay::codec::{self, Codec};
 use crate::relay::frame::{Failure, FailureKind, MAX_RANK, Part};
 use crate::telemetry::{Counter, Timings};
 use async_trait::async_trait;
@@ -148,8 +147,7 @@ impl Service {
 
     /// Encodes what the first stage needs; inputs that no stage uses end here.
     fn encode(&self, running: &Running, inputs: Vec<Named>) -> Result<Vec<Part>, InferError> {
-        let codec = running.deployment.codec_in;
-        let mut parts = Vec::with_capacity(inputs.len());
+        let mut entering = Vec::with_capacity(inputs.len());
         for (name, tensor) in inputs {
             if tensor.shape.len() > MAX_RANK {
                 let text =
@@ -163,9 +161,10 @@ impl Service {
             }
             if let Some(number) = running.entering.iter().position(|entering| *entering == name) {
                 let number = u16::try_from(number).expect("hops carry few tensors");
-                parts.push(Part { name: number, tensor: codec::encode(tensor, codec, &self.pool) });
+                entering.push((number, tensor));
             }
         }
+        let mut parts = running.ingress().encode(entering, &self.pool);
         parts.sort_by_key(|part| part.name);
         Ok(parts)
     }
@@ -180,7 +179,7 @@ impl Service {
         let accepted = Instant::now();
         let deadline = accepted + request.budget.unwrap_or(self.patience);
         let mut running = first;
-        let mut parts = if running.deployment.codec_in == Codec::Raw {
+        let mut parts = if running.ingress().is_cheap() {
             self.encode(&running, request.inputs)?
         } else {
             // Compression would hold up other requests.

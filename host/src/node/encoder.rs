@@ -1,10 +1,10 @@
 //! The last of a slot's three threads: what leaves the stage is encoded for the hop.
 
-use super::chooser::{Chooser, Cost};
 use super::slot::{Job, Shared, Tensors};
-use crate::buffer::Pool;
 use crate::engine::Named;
-use crate::relay::codec::{self, Choice, Codec, Encoded};
+use crate::relay::adaptive::Adaptive;
+use crate::relay::chooser::Conditions;
+use crate::relay::codec::{self, Choice, Codec};
 use crate::relay::frame::{Failure, FailureKind, MAX_RANK, Part};
 use crate::relay::traffic::{Outgoing, Parts};
 use defer_partition::Tensor;
@@ -15,10 +15,10 @@ use tokio::sync::mpsc;
 impl Shared {
     /// Encodes whatever `jobs` brings, until it ends.
     pub fn encode_all(&self, jobs: &Receiver<Job<Vec<Named>>>, out: &mpsc::Sender<Outgoing>) {
-        let mut chooser = Chooser::new(self.cores, &self.lossy);
+        let adaptive = Adaptive::new(self.cores, &self.lossy);
         for Job { tag, deadline, content, work, .. } in jobs {
             let started = Instant::now();
-            let content = content.and_then(|tensors| self.encode(tensors, work, &mut chooser)).map(Parts::Owned);
+            let content = content.and_then(|tensors| self.encode(tensors, work, &adaptive)).map(Parts::Owned);
             self.counters.encode.record(started.elapsed());
             if out.blocking_send(Outgoing { tag, deadline, content }).is_err() {
                 return;
@@ -30,7 +30,7 @@ impl Shared {
         &self,
         Tensors { own, forwards }: Tensors<Vec<Named>>,
         work: Duration,
-        chooser: &mut Chooser,
+        adaptive: &Adaptive,
     ) -> Result<Vec<Part>, Failure> {
         let mut leaving = Vec::with_capacity(own.len());
         for (name, tensor) in own {
@@ -44,9 +44,12 @@ impl Shared {
         let mut parts = forwards;
         match self.codec {
             Choice::Fixed(codec) => {
+                if matches!(codec, Codec::ConstantSize(_)) {
+                    parts.iter_mut().try_for_each(|part| self.hide_length(part))?;
+                }
                 parts.extend(leaving.into_iter().map(|(name, tensor)| self.part(name, tensor, codec)));
             }
-            Choice::Auto => self.encode_best(leaving, work, chooser, &mut parts),
+            Choice::Auto => self.encode_best(leaving, work, adaptive, &mut parts),
         }
         parts.sort_by_key(|part| part.name);
         Ok(parts)
@@ -56,25 +59,30 @@ impl Shared {
         Part { name, tensor: codec::encode(tensor, codec, &self.pool) }
     }
 
-    /// Encodes with the codec that the chooser thinks best, and tells it what that, and a trial now and then, cost.
-    fn encode_best(&self, leaving: Vec<(u16, Tensor)>, work: Duration, chooser: &mut Chooser, parts: &mut Vec<Part>) {
-        let raw_bytes = leaving.iter().map(|(_, tensor)| tensor.data.len()).sum();
-        let link = self.counters.link.seconds_per_byte();
-        let codec = chooser.begin(raw_bytes, work, link);
+    /// On a hop of constant size, what is passed on must not tell by its length what it holds either: an encoding that might
+    /// is undone.
+    fn hide_length(&self, part: &mut Part) -> Result<(), Failure> {
+        if part.tensor.codec.has_constant_size() {
+            return Ok(());
+        }
+        let tensor = codec::decode(part.tensor.copy(&self.pool), &self.pool)
+            .map_err(|error| self.failure(FailureKind::Damaged, format!("a tensor that is passed on: {error}")))?;
+        let before = std::mem::replace(part, self.part(part.name, tensor, Codec::Raw));
+        self.pool.give(before.tensor.data);
+        Ok(())
+    }
+
+    /// Encodes with the codec that is best for the hop, beside the tensors of `parts`, which are passed on.
+    fn encode_best(&self, leaving: Vec<(u16, Tensor)>, work: Duration, adaptive: &Adaptive, parts: &mut Vec<Part>) {
+        let passed_on = parts.iter().map(|part| part.tensor.data.len()).sum();
+        let seconds_per_byte = self.counters.link.seconds_per_byte();
+        let conditions = Conditions { work, seconds_per_byte, passed_on };
+        let (codec, encoded) = adaptive.encode(leaving, conditions, &self.pool);
+        parts.extend(encoded);
         if self.counters.codec_in_use.replace(codec) != Some(codec) {
             let mbit = self.counters.link.mbit();
             tracing::info!(pipeline = self.identity.pipeline, stage = self.identity.stage, %codec, mbit, "codec chosen");
         }
-        if let Some(trial) = chooser.trial(link) {
-            chooser.learn(trial, raw_bytes, attempt(&leaving, trial, &self.pool));
-        }
-        let started = Instant::now();
-        let before = parts.len();
-        parts.extend(leaving.into_iter().map(|(name, tensor)| self.part(name, tensor, codec)));
-        let encoded_bytes = parts[before..].iter().map(|part| part.tensor.data.len()).sum();
-        // Checksums are made of raw tensors too, and are no cost of a codec.
-        let encode = if codec == Codec::Raw { Duration::ZERO } else { started.elapsed() };
-        chooser.learn(codec, raw_bytes, Cost { encoded_bytes, encode, decode: None });
     }
 
     /// Whether a frame, and the limits of this node, can carry what the stage has computed.
@@ -92,25 +100,4 @@ impl Shared {
         }
         Ok(())
     }
-}
-
-/// Encodes copies of `tensors` and decodes them again.
-fn attempt(tensors: &[(u16, Tensor)], codec: Codec, pool: &Pool) -> Cost {
-    let copy = |tensor: &Tensor| {
-        let mut data = pool.take(tensor.data.len());
-        data.extend_from_slice(&tensor.data);
-        Tensor { data, ..Tensor { dtype: tensor.dtype, shape: tensor.shape.clone(), data: Vec::new() } }
-    };
-    let copies: Vec<Tensor> = tensors.iter().map(|(_, tensor)| copy(tensor)).collect();
-    let started = Instant::now();
-    let encoded: Vec<Encoded> = copies.into_iter().map(|tensor| codec::encode(tensor, codec, pool)).collect();
-    let encode = started.elapsed();
-    let encoded_bytes = encoded.iter().map(|tensor| tensor.data.len()).sum();
-    let started = Instant::now();
-    for tensor in encoded {
-        if let Ok(tensor) = codec::decode(tensor, pool) {
-            pool.give(tensor.data);
-        }
-    }
-    Cost { encoded_bytes, encode, decode: Some(started.elapsed()) }
 }

@@ -1,7 +1,6 @@
 //! A node: one process that runs stages. Its REST port takes orders, its relay port takes frames.
 
 mod candidates;
-mod chooser;
 mod config;
 mod encoder;
 pub mod generation;

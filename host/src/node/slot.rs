@@ -1,11 +1,11 @@
 //! One stage of one generation at work: decode → sandbox → encode, each on a thread of its own, joined by short queues,
 //! so that the three overlap for different frames.
 
-use super::chooser::Cores;
 use super::loaded::Loaded;
 use super::runner::{Health, Queues};
 use crate::buffer::Pool;
 use crate::engine::Named;
+use crate::relay::chooser::Cores;
 use crate::relay::codec::{self, Choice, Codec};
 use crate::relay::frame::{Failure, FailureKind, Part, Tag};
 use crate::relay::traffic::{Credit, Incoming, Origin, Outgoing};
@@ -242,7 +242,7 @@ impl Shared {
                     continue;
                 }
                 // Used here and passed on: needed twice, since the engine takes the buffer.
-                forwards.push(Part { name: number, tensor: part.tensor.clone() });
+                forwards.push(Part { name: number, tensor: part.tensor.copy(&self.pool) });
             }
             let tensor = codec::decode(part.tensor, &self.pool)
                 .map_err(|error| self.failure(FailureKind::Damaged, format!("tensor \"{name}\": {error}")))?;

@@ -2,6 +2,8 @@
 //!
 //! The relay knows pipelines, generations and stages by name and number only; it knows nothing of components or engines.
 
+pub mod adaptive;
+pub mod chooser;
 pub mod codec;
 pub mod frame;
 pub mod hello;

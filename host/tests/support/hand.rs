@@ -32,6 +32,11 @@ pub struct ByHand {
 
 impl ByHand {
     pub fn start(name: &str, staged: &Staged, serve: &[&str]) -> Self {
+        Self::start_with(name, staged, serve, |_| "raw")
+    }
+
+    /// The same with a codec for each stage's outgoing hop.
+    pub fn start_with(name: &str, staged: &Staged, serve: &[&str], codec: impl Fn(usize) -> &'static str) -> Self {
         let folder = folder(&format!("by-hand-{name}"));
         let count = staged.pipeline.stages.len();
         let nodes: Vec<Node> = (0..count).map(|index| Node::start(&folder, &format!("n{index}"), serve)).collect();
@@ -43,7 +48,9 @@ impl ByHand {
                 Some(node) => json!([{"relay": node.relay(), "stage": index + 1}]),
                 None => json!([]),
             };
-            let reply = nodes[index].prepare(staged.name(), GENERATION, &assignment(index, &digest, &next));
+            let mut body = assignment(index, &digest, &next);
+            body["stages"][0]["codec"] = json!(codec(index));
+            let reply = nodes[index].prepare(staged.name(), GENERATION, &body);
             assert!(reply.status.is_success(), "{}", reply.error());
         }
         let feed = feeder(staged, &nodes);

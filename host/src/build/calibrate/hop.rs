@@ -92,6 +92,11 @@ impl Hop {
         self.left.iter().filter(move |candidate| candidate.error <= worst).map(|candidate| candidate.codec)
     }
 
+    /// Whether a codec may be used: a lossless one may be anyway.
+    pub fn admits(&self, codec: Codec) -> bool {
+        !codec.is_lossy() || self.harmless().any(|harmless| harmless == codec)
+    }
+
     /// Gives up what is worse than `codec`, all of it where that is lossless.
     pub fn keep_to(&mut self, codec: Codec) {
         let error = self.left.iter().find(|candidate| candidate.codec == codec).map_or(-1.0, |planned| planned.error);

@@ -98,6 +98,9 @@ pub(super) fn calibrate(
         let codecs: Vec<Codec> = planned.iter().map(|codec| codec.unwrap_or_default()).collect();
         if calibration.together(&codecs)?.is_within(&budget) {
             hops.iter_mut().zip(&planned).for_each(|(hop, codec)| hop.keep_to(codec.unwrap_or_default()));
+        } else {
+            // What is too much together must not stand because each hop may do it for itself.
+            while hops.iter().zip(&codecs).all(|(hop, codec)| hop.admits(*codec)) && hop::tighten(&mut hops) {}
         }
     }
     let worst = calibration.settle(&mut hops, lossless)?;

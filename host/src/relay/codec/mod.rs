@@ -45,6 +45,15 @@ pub struct Encoded {
     pub checksum: u64,
 }
 
+impl Encoded {
+    /// The same again, in a buffer of the pool.
+    pub fn copy(&self, pool: &Pool) -> Self {
+        let mut data = pool.take(self.data.len());
+        data.extend_from_slice(&self.data);
+        Self { dtype: self.dtype, shape: self.shape.clone(), codec: self.codec, data, checksum: self.checksum }
+    }
+}
+
 /// Why bytes from the wire are no tensor.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CodecError {

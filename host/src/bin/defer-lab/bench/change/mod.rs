@@ -167,9 +167,17 @@ struct Answers {
 }
 
 impl Answers {
+    /// Answers per second, where each counts with the share of the time since the one before that lies between.
     fn per_second(&self, from: Duration, to: Duration) -> f64 {
-        let count = self.at.iter().filter(|at| (from..to).contains(at)).count();
-        count as f64 / (to - from).as_secs_f64()
+        (self.until(to) - self.until(from)) / (to - from).as_secs_f64()
+    }
+
+    /// Answers until a moment: the next one counts in part, or with a dozen per second one more or less would be a difference.
+    fn until(&self, moment: Duration) -> f64 {
+        let count = self.at.partition_point(|at| *at <= moment);
+        let before = count.checked_sub(1).map_or(Duration::ZERO, |last| self.at[last]);
+        let share = self.at.get(count).map_or(0.0, |next| (moment - before).div_duration_f64(*next - before));
+        count as f64 + share
     }
 
     fn longest_gap_ms(&self) -> f64 {

@@ -1,12 +1,15 @@
-//! Which codec a stage's output travels with, where the choice is left to the node (`auto`): a lossless one, or one of the
+//! Which codec a hop's tensors travel with, where the choice is left to its sender (`auto`): a lossless one, or one of the
 //! lossy ones that its pipeline allows on the hop.
 //!
-//! Three things run side by side for different frames: this node's work (decode, compute, encode), the link, and the next
-//! node's work. The slowest of them sets the pace, so the codec is chosen for which that one takes the least time. The next
-//! node's work is taken to be this one's, with decoding in place of encoding: a plan that balances its stages makes it so.
-//! Where the next node has much more to do than this one, decoding may cost the chain more than the link gains.
+//! Three things run side by side for different frames: the sender's work (a node's: decode, compute, encode), the link, and
+//! the next node's work. The slowest of them sets the pace, so the codec is chosen for which that one takes the least time.
+//! The next node's work is taken to be the sender's, with decoding in place of encoding: a plan that balances its stages
+//! makes it so. Where the next node has much more to do, decoding may cost the chain more than the link gains.
+//!
+//! One codec serves all tensors of a frame that the sender makes: their costs then add up to one figure per codec. Tensors
+//! that it only passes on keep the encoding that they came with, and count as bytes that no choice changes.
 
-use crate::relay::codec::{Choice, Codec};
+use super::codec::{Choice, Codec};
 use std::time::Duration;
 
 /// Another codec has to be better by this share, or codecs would change with every breath of the machine.
@@ -66,6 +69,17 @@ struct Candidate {
     tried_at: u64,
 }
 
+/// What a frame meets.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions {
+    /// What the sender did for it before: decoding and computing.
+    pub work: Duration,
+    /// What the link needs for a byte, where that is known.
+    pub seconds_per_byte: Option<f64>,
+    /// Encoded bytes in the frame that are sent as they came.
+    pub passed_on: usize,
+}
+
 /// Chooses, frame after frame.
 #[derive(Debug)]
 pub struct Chooser {
@@ -77,6 +91,8 @@ pub struct Chooser {
     last_trial: u64,
     /// Raw bytes of a frame.
     raw_bytes: Mean,
+    /// Bytes of a frame that are sent as they came.
+    passed_on: Mean,
     /// Seconds for decoding and computing one.
     work: Mean,
 }
@@ -108,17 +124,18 @@ impl Chooser {
             frames: 0,
             last_trial: 0,
             raw_bytes: Mean::default(),
+            passed_on: Mean::default(),
             work: Mean::default(),
         }
     }
 
-    /// Begins a frame of `raw_bytes` whose decoding and computing took `work`, over a link that needs `seconds_per_byte`.
-    /// Gives the codec for it.
-    pub fn begin(&mut self, raw_bytes: usize, work: Duration, seconds_per_byte: Option<f64>) -> Codec {
+    /// Begins a frame of `raw_bytes` under the conditions given. Gives the codec for it.
+    pub fn begin(&mut self, raw_bytes: usize, conditions: Conditions) -> Codec {
         self.frames += 1;
         self.raw_bytes.add(raw_bytes as f64);
-        self.work.add(work.as_secs_f64());
-        if let Some(link) = seconds_per_byte {
+        self.passed_on.add(conditions.passed_on as f64);
+        self.work.add(conditions.work.as_secs_f64());
+        if let Some(link) = conditions.seconds_per_byte {
             let now = self.seconds(self.current, link).unwrap_or(f64::INFINITY);
             let best = (0..self.candidates.len())
                 .filter_map(|index| Some((index, self.seconds(index, link)?)))
@@ -135,8 +152,7 @@ impl Chooser {
     /// A codec that should be tried on this frame besides the one in use, by encoding a copy and decoding it again.
     pub fn trial(&mut self, seconds_per_byte: Option<f64>) -> Option<Codec> {
         let link = seconds_per_byte?;
-        let raw = self.raw_bytes.0? * link;
-        if self.current == 0 && raw < self.work.0? * MATTERS {
+        if self.current == 0 && !self.matters(link)? {
             return None;
         }
         let untried = (1..self.candidates.len()).find(|&index| self.candidates[index].decode.0.is_none());
@@ -150,6 +166,16 @@ impl Chooser {
         self.candidates[index].tried_at = self.frames;
         self.last_trial = self.frames;
         Some(self.candidates[index].codec)
+    }
+
+    /// Whether raw tensors are in use and nothing else would be tried.
+    pub fn is_raw(&self, seconds_per_byte: Option<f64>) -> bool {
+        self.current == 0 && !seconds_per_byte.and_then(|link| self.matters(link)).unwrap_or(false)
+    }
+
+    /// Whether the link takes a share of the time that is worth a trial; `None` before the first frame.
+    fn matters(&self, link: f64) -> Option<bool> {
+        Some((self.raw_bytes.0? + self.passed_on.0?) * link >= self.work.0? * MATTERS)
     }
 
     /// What encoding `raw_bytes` with `codec` cost.
@@ -175,13 +201,13 @@ impl Chooser {
     /// Seconds that the slowest part needs for a frame with a codec, once all of its figures are known.
     fn seconds(&self, index: usize, link: f64) -> Option<f64> {
         let Candidate { ratio, encode, decode, .. } = self.candidates[index];
-        let (raw, work) = (self.raw_bytes.0?, self.work.0?);
+        let (raw, passed_on, work) = (self.raw_bytes.0?, self.passed_on.0?, self.work.0?);
         let together = |coding: f64| match self.cores {
             Cores::One => work + coding * raw,
             Cores::Several => work.max(coding * raw),
         };
         let (here, there) = (together(encode.0?), together(decode.0?));
-        Some(here.max(there).max(ratio.0? * raw * link))
+        Some(here.max(there).max((ratio.0? * raw + passed_on) * link))
     }
 }
 
@@ -199,9 +225,14 @@ mod tests {
 
     /// Sends `frames` over a link of `mbit`, and tells which codec the last one had.
     fn send(chooser: &mut Chooser, figures: &Figures, frames: u32, mbit: f64) -> Codec {
+        send_beside(0, chooser, figures, frames, mbit)
+    }
+
+    /// The same where each frame also carries `passed_on` bytes as they came.
+    fn send_beside(passed_on: usize, chooser: &mut Chooser, figures: &Figures, frames: u32, mbit: f64) -> Codec {
         let link = Some(8e-6 / mbit);
         for _ in 0..frames {
-            let codec = chooser.begin(RAW, WORK, link);
+            let codec = chooser.begin(RAW, Conditions { work: WORK, seconds_per_byte: link, passed_on });
             let cost = |chooser: &Chooser, codec: Codec, tried: bool| {
                 let at = chooser.candidates.iter().position(|candidate| candidate.codec == codec).unwrap();
                 let (ratio, encode, decode) = figures[at];
@@ -233,6 +264,14 @@ mod tests {
             (25.0, Codec::SparseShuffleZstd),
         ] {
             assert_eq!(send(&mut Chooser::new(Cores::One, &[]), &RELU, 100, mbit), want, "at {mbit} Mbit/s");
+        }
+    }
+
+    #[test]
+    fn what_is_passed_on_loads_the_link_too() {
+        // 13 ms for raw tensors beside 30 ms of work are not worth a trial; 40 ms with what is passed on are.
+        for (passed_on, want) in [(0, Codec::Raw), (2 * RAW, Codec::Sparse)] {
+            assert_eq!(send_beside(passed_on, &mut Chooser::new(Cores::Several, &[]), &RELU, 100, 600.0), want);
         }
     }
 
