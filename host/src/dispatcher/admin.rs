@@ -105,6 +105,7 @@ fn generation(admin: &Admin, state: &str, running: &Running) -> Value {
     json!({
         "generation": running.number(),
         "state": state,
+        "codec_in": running.ingress().codec(),
         "stages": stages,
         "counters": {
             "answered": answers.answered.get(),

@@ -105,7 +105,7 @@ mod tests {
     fn picture() -> Tensor {
         // 256 different values, as a normalised picture has.
         let value = |i: usize| ((i * 7919 / 64 % 256) as f32 / 255.0 - 0.5).to_le_bytes();
-        Tensor { dtype: DType::F32, shape: vec![1, 3, 224, 224], data: (0..3 * 224 * 224).flat_map(value).collect() }
+        Tensor { dtype: DType::Fp32, shape: vec![1, 3, 224, 224], data: (0..3 * 224 * 224).flat_map(value).collect() }
     }
 
     /// Sends requests over a link of `mbit`, with `between` spent on anything else per frame.

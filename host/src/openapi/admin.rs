@@ -84,6 +84,7 @@ fn schemas() -> Value {
         "Generation": object([
             ("generation", count()),
             ("state", json!({ "type": "string", "enum": ["active", "canary", "draining"] })),
+            ("codec_in", described(string(), "Of the latest request on its way to the first stage.")),
             ("stages", array(reference("Placed"))),
             ("counters", reference("Answers")),
         ]),
