@@ -129,7 +129,12 @@ impl Cluster {
 
     /// Writes it, as a whole or not at all.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
-        let text = toml::to_string(self).map_err(std::io::Error::other)?;
+        self.write_under("", path)
+    }
+
+    /// The same with `remarks` in front, which are lines that begin with `#`.
+    pub fn write_under(&self, remarks: &str, path: &Path) -> std::io::Result<()> {
+        let text = remarks.to_owned() + &toml::to_string(self).map_err(std::io::Error::other)?;
         let mut part = path.as_os_str().to_owned();
         part.push(".part");
         std::fs::write(&part, text)?;

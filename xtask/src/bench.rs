@@ -12,6 +12,7 @@ use crate::{setup, workspace};
   cargo xtask bench sandbox
   cargo xtask bench engine --json > engine.json
   cargo xtask bench engine --model resnet50 --rounds 60
+  cargo xtask bench portable
   cargo xtask bench memory
   cargo xtask bench plan
   cargo xtask bench swap
@@ -21,7 +22,8 @@ use crate::{setup, workspace};
   cargo xtask bench predict
   cargo xtask bench chain -- --help")]
 pub struct Args {
-    /// Which one: `sandbox` (what the boundary of the sandbox costs per call), `engine` (each engine behind wasi-nn
+    /// Which one: `sandbox` (what the boundary of the sandbox costs per call), `portable` (the
+    /// same as machine code and interpreted; the program's size, start-up and idle memory), `engine` (each engine behind wasi-nn
     /// against ONNX Runtime in Python, and slices against their whole), `memory` (what four nodes hold), `plan`
     /// (the planner against others and against what is possible, and how long it takes), `swap` (throughput
     /// around the swap of a stage), `recover` (time without an answer when a node is lost), `codec` (what

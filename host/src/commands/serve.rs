@@ -3,10 +3,12 @@
 use super::{Exposure, MEBI, bounds, host_name, read_token, shutdown_on_signal};
 use crate::buffer::Pool;
 use crate::client::UsageError;
+use crate::discovery::{self, Admission, Announcement, Presence};
 use crate::engine::{self, Choice, EngineError, Options};
 use crate::node::{Loader, Node, NodeConfig, StoreError, TimeLimits};
 use crate::port;
-use crate::sandbox::{Limits, Sandbox};
+use crate::relay::frame;
+use crate::sandbox::{Execution, Limits, Sandbox};
 use anyhow::Result;
 use clap::Args;
 use std::net::SocketAddr;
@@ -22,6 +24,7 @@ const POOL: usize = 128 << 20;
 #[command(after_help = "Examples:
   defer-host serve
   defer-host serve --listen 0.0.0.0:7700 --relay 0.0.0.0:7701 --token-file ~/.defer-token
+  defer-host serve --listen 0.0.0.0:7700 --relay 0.0.0.0:7701 --token-file ~/.defer-token --announce
   defer-host serve --listen 127.0.0.1:0 --relay 127.0.0.1:0 --state-dir /tmp/node-b
 
 Prints one line per address when it is ready: \"listening rest http://…\" and \"listening relay …\".
@@ -39,6 +42,10 @@ pub struct ServeArgs {
     /// Address at which other nodes reach the relay, as host:port [default: the host of this node's URL, the relay's port]
     #[arg(long, value_name = "ADDR", value_parser = host_and_port)]
     advertise: Option<String>,
+    /// Makes this node known in the local network (mDNS), for `defer-host cluster discover`: name, addresses, architecture,
+    /// engine, and whether a token is needed, never the token
+    #[arg(long)]
+    announce: bool,
     /// Where artifacts and generations are kept, for one process at a time [default: ~/.local/state/defer-host/NAME, without
     /// --name MACHINE-PORT with the port that --listen asks for, so that port 0 finds the same one at each start]
     #[arg(long, value_name = "DIR")]
@@ -82,12 +89,24 @@ pub struct ServeArgs {
     /// Allow ports that other machines can reach without a token
     #[arg(long)]
     insecure: bool,
+    /// Run components on wasmtime's interpreter, as on architectures that it has no code generator for
+    #[arg(long, hide = true)]
+    interpreter: bool,
+}
+
+impl ServeArgs {
+    fn execution(&self) -> Execution {
+        if self.interpreter { Execution::Interpreted } else { Execution::Best }
+    }
 }
 
 /// Runs the command until a signal.
 pub async fn serve(args: ServeArgs) -> Result<()> {
     let bounds = bounds(args.max_connections, args.stall_timeout);
     let token = read_token(args.token_file.as_deref())?;
+    if args.announce {
+        reachable(&args)?;
+    }
     let exposure = Exposure::new(&token, args.insecure);
     let rest = exposure.bind("--listen", "--token-file", args.listen).await?;
     let relay = exposure.bind("--relay", "--token-file", args.relay).await?;
@@ -97,6 +116,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     // The port that was asked for names the folder, the one that it became names the node: several nodes of one machine
     // differ in their names, and a node on port 0 does not leave a folder behind at each start.
     let name = asked(rest_addr.port());
+    let execution = args.execution();
     let state_dir_given = args.state_dir.is_some();
     let state_dir = args.state_dir.map_or_else(|| default_state_dir(&asked(args.listen.port())), Ok)?;
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -106,12 +126,21 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         error => anyhow::Error::from(error),
     })?;
     let loader = Loader {
-        sandbox: Sandbox::new(Limits::default())?,
+        sandbox: Sandbox::with(execution, Limits::default())?,
         engine: Arc::clone(&engine),
         options: Options::new(threads.max(1)),
         limits: TimeLimits { engine_time: args.engine_timeout, load_time: args.load_timeout },
         pool: Pool::new(POOL),
         max_tensor,
+    };
+    let presence = Presence {
+        name: name.clone(),
+        arch: std::env::consts::ARCH.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: frame::VERSION,
+        engine: engine.name().to_owned(),
+        relay: args.advertise.clone().unwrap_or_else(|| format!(":{}", relay_addr.port())),
+        admission: if token.is_empty() { Admission::Everybody } else { Admission::Token },
     };
     let config = NodeConfig {
         name: name.clone(),
@@ -134,8 +163,43 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     tracing::info!(node = name, engine = engine.name(), version = engine.version(), threads, "node ready");
     println!("listening rest http://{rest_addr}");
     println!("listening relay {relay_addr}");
+    // From here on: what is found is ready.
+    let announcement = if args.announce { announce(&presence, rest_addr) } else { None };
+    let farewell = shutdown.clone();
+    tokio::spawn(async move {
+        farewell.cancelled().await;
+        // It waits for its last packet.
+        tokio::task::spawn_blocking(|| drop(announcement));
+    });
     crate::node::run(node, rest, relay, shutdown, Duration::from_secs(args.drain_timeout)).await?;
     Ok(())
+}
+
+/// Refuses to announce what only this machine can reach.
+fn reachable(args: &ServeArgs) -> Result<(), UsageError> {
+    let (flag, address) = match args {
+        ServeArgs { listen, .. } if listen.ip().is_loopback() => ("--listen", listen),
+        ServeArgs { relay, advertise: None, .. } if relay.ip().is_loopback() => ("--relay", relay),
+        _ => return Ok(()),
+    };
+    Err(UsageError(format!(
+        "--announce tells other machines of this node, but they cannot reach {flag} {address}; give --listen 0.0.0.0:7700 \
+         --relay 0.0.0.0:7701 --token-file FILE, or leave --announce out"
+    )))
+}
+
+/// A network without multicast is no reason not to serve.
+fn announce(presence: &Presence, rest: SocketAddr) -> Option<Announcement> {
+    match Announcement::start(presence, &host_name(), rest) {
+        Ok(announcement) => {
+            tracing::info!(node = presence.name, service = discovery::SERVICE, "announced in the local network");
+            Some(announcement)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot announce this node; give its URL to those who need it");
+            None
+        }
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

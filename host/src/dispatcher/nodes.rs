@@ -115,6 +115,11 @@ pub struct NodeInfo {
     pub max_tensor_bytes: usize,
     /// The largest artifact that it takes.
     store_limit_bytes: Option<u64>,
+    #[serde(default)]
+    pub cores: Option<u32>,
+    /// What stages may still take.
+    #[serde(default)]
+    pub usable_memory_bytes: Option<u64>,
 }
 
 /// A slot that a node has.

@@ -95,6 +95,7 @@ async fn describe(State(node): Shared) -> Json<Value> {
         "speed": crate::probe::speed::latest(),
         "abandoned_threads": engine::abandoned::count(),
         "engines": engine::list(loader.engine.as_ref()),
+        "sandbox": loader.sandbox.executor(),
         "protocol": frame::VERSION,
         "relay": config.relay.to_string(),
         "advertise": config.advertise,

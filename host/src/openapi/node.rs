@@ -176,6 +176,7 @@ fn schemas() -> Value {
             ("speed", described(nullable(number()), "Standard networks per second, when that was last measured.")),
             ("abandoned_threads", described(count(), "Threads that an engine does not give back.")),
             ("engines", array(reference("Engine"))),
+            ("sandbox", described(string(), "What runs components: cranelift, or pulley, an interpreter.")),
             ("protocol", described(count(), "Version of the relay's protocol.")),
             ("relay", described(string(), "Address to which the relay is bound.")),
             ("advertise", described(nullable(string()), "Where others reach the relay, if told.")),

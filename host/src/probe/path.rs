@@ -60,6 +60,15 @@ pub async fn measure(relay: &str, name: &str, token: &Token, limits: Limits) -> 
     Ok(Path { bandwidth_bps, latency_ms })
 }
 
+/// Finds out whether the relay at `relay` knows `token`, without telling it; gives the name by which it answers.
+pub async fn recognise(relay: &str, name: &str, token: &Token, limits: Limits) -> Result<String, LinkError> {
+    let stream =
+        timeout(CONNECT, TcpStream::connect(relay)).await.map_err(|_| LinkError::Timeout(CONNECT.as_secs()))??;
+    let hello = Hello::new(name, Role::Probe, "", 0, 0, 0);
+    let (connection, _) = dial(stream, &hello, token, limits).await?;
+    Ok(connection.peer)
+}
+
 /// Fills the link; gives its rate in bits per second.
 async fn flood(mut connection: Connection, credit: u32, limits: &Limits) -> Result<f64, LinkError> {
     let tensor = Tensor { dtype: DType::Uint8, shape: vec![PIECE], data: vec![0x5a; PIECE] };

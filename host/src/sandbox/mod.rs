@@ -85,6 +85,15 @@ pub enum RunError {
     Sandbox(#[from] SandboxError),
 }
 
+/// How a component's code runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// As machine code, by Cranelift; interpreted where it has none for this architecture.
+    Best,
+    /// By wasmtime's interpreter, Pulley.
+    Interpreted,
+}
+
 /// wasmtime, set up for stages: one per process.
 #[derive(Clone)]
 pub struct Sandbox {
@@ -94,9 +103,18 @@ pub struct Sandbox {
 
 impl Sandbox {
     pub fn new(limits: Limits) -> Result<Self, SandboxError> {
+        Self::with(Execution::Best, limits)
+    }
+
+    /// The same with a choice of how code runs.
+    pub fn with(execution: Execution, limits: Limits) -> Result<Self, SandboxError> {
+        let start = |error: wasmtime::Error| SandboxError::Start(format!("{error:#}"));
         let mut config = Config::new();
         config.epoch_interruption(true);
-        let engine = Engine::new(&config).map_err(|error| SandboxError::Start(format!("{error:#}")))?;
+        if execution == Execution::Interpreted {
+            config.target(&format!("pulley{}", usize::BITS)).map_err(start)?;
+        }
+        let engine = Engine::new(&config).map_err(start)?;
         let weak = engine.weak();
         thread::Builder::new()
             .name("epoch".to_owned())
@@ -109,6 +127,11 @@ impl Sandbox {
             })
             .map_err(|error| SandboxError::Start(error.to_string()))?;
         Ok(Self { engine, limits })
+    }
+
+    /// What runs components: `cranelift`, or `pulley`, the interpreter.
+    pub fn executor(&self) -> &'static str {
+        if self.engine.is_pulley() { "pulley" } else { "cranelift" }
     }
 
     /// What the component of `artifact` imports.

@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod clock;
+mod discovered;
 mod life;
 mod limits;
 mod planned;

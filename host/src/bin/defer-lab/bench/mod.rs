@@ -8,6 +8,7 @@ mod engine;
 pub mod machine;
 mod memory;
 mod plan;
+mod portable;
 mod sandbox;
 
 use anyhow::Result;
@@ -20,6 +21,7 @@ pub enum Bench {
     Chain(chain::ChainArgs),
     Predict(chain::predict::PredictArgs),
     Sandbox(sandbox::SandboxArgs),
+    Portable(portable::PortableArgs),
     Engine(engine::EngineArgs),
     Codec(codec::CodecArgs),
     Memory(memory::MemoryArgs),
@@ -37,6 +39,7 @@ pub fn run(which: &Bench) -> Result<()> {
         // Runs on the async runtime, so that a signal ends it in order.
         Bench::Chain(_) | Bench::Predict(_) => Ok(()),
         Bench::Sandbox(args) => sandbox::run(args),
+        Bench::Portable(args) => portable::run(args),
         Bench::Alone(args) => alone::run(args),
         Bench::Engine(args) => engine::run(args),
         Bench::Codec(args) => codec::run(args),

@@ -1,6 +1,6 @@
-//! `defer-host cluster`: what machines and the links between them can do.
+//! `defer-host cluster probe`: what machines and the links between them can do.
 
-use super::{host_name, read_token};
+use crate::commands::{host_name, read_token};
 use crate::buffer::Pool;
 use crate::client::UsageError;
 use crate::dispatcher::nodes::NodeClient;
@@ -10,45 +10,34 @@ use crate::probe::speed;
 use crate::probe::survey::{Progress, survey};
 use crate::relay::Limits;
 use anyhow::{Context as _, Result};
-use clap::{Args, Subcommand};
-use defer_partition::cluster::Cluster;
+use clap::Args;
+use defer_partition::cluster::{Cluster, ClusterNode};
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Url;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Largest tensor that this end would take: a prober is sent none.
 const MAX_TENSOR: usize = 1 << 20;
-
-/// Measures the machines that pipelines are to run on
-#[derive(Args, Debug)]
-#[command(
-    after_help = "Example:\n  defer-host cluster probe --node http://pi-1:7700 http://pi-2:7700 --out cluster.toml"
-)]
-pub struct ClusterArgs {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(Subcommand, Debug)]
-enum What {
-    Probe(ProbeArgs),
-}
 
 /// Writes a cluster.toml: how fast each node computes, the memory that it may use, and what each link can do
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   defer-host cluster probe --node http://pi-1:7700 http://pi-2:7700 http://pi-3:7700
   defer-host cluster probe --node http://pi-1:7700 --node http://pi-2:7700 --token-file ~/.defer-token --out home.toml
+  defer-host cluster probe --cluster cluster.toml --token-file ~/.defer-token      measures the nodes that discover found
 
 Run it where the network will be profiled and cut: speeds are relative to this machine. Every node computes a small
 standard network, then sends frames to every other one, in both directions; all of that takes about 3 s per node and 1 s per
 ordered pair, one after another, and slows what else the nodes do meanwhile.")]
 pub struct ProbeArgs {
     /// Nodes, by the URL of their REST port
-    #[arg(long, value_name = "URL", num_args = 1.., required = true)]
+    #[arg(long, value_name = "URL", num_args = 1.., required_unless_present = "cluster")]
     node: Vec<Url>,
+    /// A cluster.toml, as `cluster discover --out` writes it: probes its nodes
+    #[arg(long, value_name = "FILE", conflicts_with = "node")]
+    cluster: Option<PathBuf>,
     /// File to write
     #[arg(long, value_name = "FILE", default_value = "cluster.toml")]
     out: PathBuf,
@@ -68,17 +57,20 @@ pub struct ProbeArgs {
 }
 
 /// Runs the command.
-pub async fn cluster(args: ClusterArgs) -> Result<()> {
-    let What::Probe(args) = args.what;
+pub async fn probe(args: ProbeArgs) -> Result<()> {
     let token = read_token(args.token_file.as_deref())?;
-    if let Some(url) = args.node.iter().find(|url| url.scheme() != "http" || url.cannot_be_a_base()) {
+    let urls = match &args.cluster {
+        Some(file) => listed(file)?,
+        None => args.node,
+    };
+    if let Some(url) = urls.iter().find(|url| url.scheme() != "http" || url.cannot_be_a_base()) {
         return Err(UsageError(format!("--node takes URLs such as http://pi-1:7700, got {url}")).into());
     }
     let engine = engine::open(args.engine, args.ort_lib).map_err(|error| match error {
         EngineError::Unavailable(_) => UsageError(error.to_string()).into(),
         error => anyhow::Error::from(error),
     })?;
-    let nodes = args.node.into_iter().map(|url| NodeClient::new(url, token.clone())).collect::<Result<Vec<_>>>()?;
+    let nodes = urls.into_iter().map(|url| NodeClient::new(url, token.clone())).collect::<Result<Vec<_>>>()?;
     // Before anything takes seconds: a node that is not there is found now.
     for node in &nodes {
         node.describe().await?;
@@ -96,6 +88,18 @@ pub async fn cluster(args: ClusterArgs) -> Result<()> {
         false => table(&found) + &format!("\nwritten to {}\n", args.out.display()),
     };
     crate::stdout::write(&text).context("cannot write the report")
+}
+
+/// URLs of the nodes in the cluster file at `path`.
+fn listed(path: &Path) -> Result<Vec<Url>, UsageError> {
+    let cluster = Cluster::read(path).map_err(|error| UsageError(error.to_string()))?;
+    let file = path.display();
+    let url = |node: &ClusterNode| {
+        let name = &node.name;
+        let text = node.url.as_deref().ok_or_else(|| UsageError(format!("node \"{name}\" has no url in {file}; add it")))?;
+        text.parse().map_err(|error| UsageError(format!("url of node \"{name}\" in {file}: {error}")))
+    };
+    cluster.nodes.iter().map(url).collect()
 }
 
 /// Nodes, then links by sender and receiver.

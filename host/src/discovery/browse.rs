@@ -1,0 +1,78 @@
+//! The other side: who answers.
+
+use super::{Presence, SERVICE};
+use mdns_sd::{Error, ResolvedService, ServiceDaemon, ServiceEvent};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// A node that has announced itself.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub presence: Presence,
+    /// Where its REST port may be; the likeliest first. Not empty.
+    pub rest: Vec<SocketAddr>,
+}
+
+/// Asks the local network for nodes, and gives those that have answered after `time`, by name. Blocks for so long.
+pub fn browse(time: Duration) -> Result<Vec<Found>, Error> {
+    let daemon = ServiceDaemon::new()?;
+    let events = daemon.browse(SERVICE)?;
+    let end = Instant::now() + time;
+    let mut found = BTreeMap::new();
+    while let Ok(event) = events.recv_deadline(end) {
+        match event {
+            ServiceEvent::ServiceResolved(service) => {
+                match read(&service) {
+                    Ok(node) => drop(found.insert(service.fullname, node)),
+                    Err(field) => tracing::warn!(
+                        service = super::printable(&service.fullname),
+                        field,
+                        "it announces itself as a node, but this field is missing or malformed"
+                    ),
+                };
+            }
+            ServiceEvent::ServiceRemoved(_, service) => drop(found.remove(&service)),
+            _ => {}
+        }
+    }
+    // Its thread ends with it; whether it says so does not matter.
+    let _ = daemon.shutdown();
+    let mut found: Vec<Found> = found.into_values().collect();
+    found.sort_by(|a, b| a.presence.name.cmp(&b.presence.name).then_with(|| a.rest.cmp(&b.rest)));
+    Ok(found)
+}
+
+fn read(service: &ResolvedService) -> Result<Found, &'static str> {
+    let presence = Presence::from_txt(|key| service.get_property_val_str(key))?;
+    let addresses = service.addresses.iter().map(mdns_sd::ScopedIp::to_ip_addr).collect();
+    let rest = likeliest_first(addresses).into_iter().map(|ip| SocketAddr::new(ip, service.port)).collect();
+    match Found { presence, rest } {
+        found if found.rest.is_empty() => Err("address"),
+        found => Ok(found),
+    }
+}
+
+/// IPv4 first. Addresses that mean nothing in a URL are left out: those of one link, which need its name too.
+fn likeliest_first(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let usable = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_unspecified(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_unicast_link_local(),
+    };
+    let mut addresses: Vec<IpAddr> = addresses.into_iter().filter(usable).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_a_url_can_name_remain() {
+        let list = ["fe80::1", "fd00::2", "198.18.0.9", "127.0.0.1", "::1", "198.18.0.3", "198.18.0.3"];
+        let got = likeliest_first(list.iter().map(|ip| ip.parse().unwrap()).collect());
+        assert_eq!(got.iter().map(ToString::to_string).collect::<Vec<_>>(), ["198.18.0.3", "198.18.0.9", "fd00::2"]);
+    }
+}
