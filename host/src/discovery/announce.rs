@@ -91,9 +91,13 @@ mod tests {
     #[test]
     fn names_become_labels() {
         let long = "x".repeat(80);
-        for (name, want) in
-            [("pi-1", "pi-1"), ("Living room.lan", "Living-room-lan"), ("--", "node"), ("", "node"), (&long, &long[..57])]
-        {
+        for (name, want) in [
+            ("pi-1", "pi-1"),
+            ("Living room.lan", "Living-room-lan"),
+            ("--", "node"),
+            ("", "node"),
+            (&long, &long[..57]),
+        ] {
             assert_eq!(host_label(name), want, "{name:?}");
         }
         // An é has two bytes.

@@ -46,11 +46,9 @@ pub fn browse(time: Duration) -> Result<Vec<Found>, Error> {
 fn read(service: &ResolvedService) -> Result<Found, &'static str> {
     let presence = Presence::from_txt(|key| service.get_property_val_str(key))?;
     let addresses = service.addresses.iter().map(mdns_sd::ScopedIp::to_ip_addr).collect();
-    let rest = likeliest_first(addresses).into_iter().map(|ip| SocketAddr::new(ip, service.port)).collect();
-    match Found { presence, rest } {
-        found if found.rest.is_empty() => Err("address"),
-        found => Ok(found),
-    }
+    let rest: Vec<SocketAddr> =
+        likeliest_first(addresses).into_iter().map(|ip| SocketAddr::new(ip, service.port)).collect();
+    if rest.is_empty() { Err("address") } else { Ok(Found { presence, rest }) }
 }
 
 /// IPv4 first. Addresses that mean nothing in a URL are left out: those of one link, which need its name too.

@@ -112,9 +112,14 @@ mod tests {
             txt.remove(key);
             assert_eq!(read(&txt), Err(key));
         }
-        for (key, value) in
-            [("protocol", "65536"), ("relay", "7701"), ("relay", ":0"), ("relay", "pi-1:"), ("token", "maybe"), ("name", "")]
-        {
+        for (key, value) in [
+            ("protocol", "65536"),
+            ("relay", "7701"),
+            ("relay", ":0"),
+            ("relay", "pi-1:"),
+            ("token", "maybe"),
+            ("name", ""),
+        ] {
             let mut txt = good.clone();
             txt.insert(key, value.to_owned());
             assert_eq!(read(&txt), Err(key), "{value:?}");

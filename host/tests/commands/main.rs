@@ -4,6 +4,7 @@
 mod accuracy;
 mod clock;
 mod discovered;
+mod documents;
 mod life;
 mod limits;
 mod planned;

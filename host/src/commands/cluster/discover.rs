@@ -186,7 +186,8 @@ fn skeleton(rows: &[Row]) -> Result<Cluster> {
     let node = |row: &Row| {
         let memory_bytes = row.memory_bytes.filter(|bytes| *bytes > 0);
         if memory_bytes.is_none() {
-            let why = row.problem.as_deref().unwrap_or("it does not know how much memory it may use; give it --memory-limit");
+            let why =
+                row.problem.as_deref().unwrap_or("it does not know how much memory it may use; give it --memory-limit");
             eprintln!("left out: \"{}\" at {}: {why}", row.name, row.url);
         }
         let (name, url) = (row.name.clone(), Some(row.url.clone()));
@@ -196,8 +197,7 @@ fn skeleton(rows: &[Row]) -> Result<Cluster> {
     if nodes.is_empty() {
         bail!("none of the {} nodes found said how much memory it has, so no cluster file is written", rows.len());
     }
-    let link =
-        Links { bandwidth_bps: Some(LINK.bandwidth_bps), latency_ms: Some(LINK.latency_ms), ..Links::default() };
+    let link = Links { bandwidth_bps: Some(LINK.bandwidth_bps), latency_ms: Some(LINK.latency_ms), ..Links::default() };
     let cluster = Cluster { nodes, link, dispatcher: Some(LINK) };
     cluster.check().map_err(|cause| anyhow::anyhow!("no cluster file is written: {cause}"))?;
     Ok(cluster)

@@ -1,8 +1,8 @@
 //! `defer-host cluster probe`: what machines and the links between them can do.
 
-use crate::commands::{host_name, read_token};
 use crate::buffer::Pool;
 use crate::client::UsageError;
+use crate::commands::{host_name, read_token};
 use crate::dispatcher::nodes::NodeClient;
 use crate::engine::{self, Choice, EngineError, Options};
 use crate::port;
@@ -96,7 +96,8 @@ fn listed(path: &Path) -> Result<Vec<Url>, UsageError> {
     let file = path.display();
     let url = |node: &ClusterNode| {
         let name = &node.name;
-        let text = node.url.as_deref().ok_or_else(|| UsageError(format!("node \"{name}\" has no url in {file}; add it")))?;
+        let text =
+            node.url.as_deref().ok_or_else(|| UsageError(format!("node \"{name}\" has no url in {file}; add it")))?;
         text.parse().map_err(|error| UsageError(format!("url of node \"{name}\" in {file}: {error}")))
     };
     cluster.nodes.iter().map(url).collect()
