@@ -17,6 +17,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// Time to tell a peer why its connection ends.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// Frames under way that a peer may grant: more than any window.
+const MOST_CREDIT: u32 = 1 << 16;
 
 /// Tensors to send.
 #[derive(Debug)]
@@ -130,7 +132,7 @@ pub async fn send(
     sent: &Sent<'_>,
 ) -> Result<(), LinkError> {
     let Connection { reader, mut writer, .. } = connection;
-    let allowed = Arc::new(Semaphore::new(credit as usize));
+    let allowed = Arc::new(Semaphore::new(credit.min(MOST_CREDIT) as usize));
     let dead = CancellationToken::new();
     let listener = AbortOnDropHandle::new(tokio::spawn(take_credit(reader, Arc::clone(&allowed), dead.clone())));
     let result = tokio::select! {
@@ -197,7 +199,7 @@ async fn take_credit(mut reader: FrameReader, allowed: Arc<Semaphore>, dead: Can
     loop {
         match reader.next().await {
             Ok(Some(Frame::Credit(frames))) => {
-                if allowed.available_permits() + frames as usize > 1 << 16 {
+                if allowed.available_permits().saturating_add(frames as usize) > MOST_CREDIT as usize {
                     return LinkError::Order("boundless credit", "a window's");
                 }
                 allowed.add_permits(frames as usize);
