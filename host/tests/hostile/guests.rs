@@ -79,17 +79,31 @@ fn a_guest_that_fails_fails_its_request_only() {
         let component =
             moody(mood).replace("(func (export \"run\")", "(func $deep (call $deep)) (func (export \"run\")");
         let staged = packed(what, &Parts::good(what).component(&component));
-        let chain = Chain::start(&format!("moody-{what}"), &staged);
         let inputs = random_inputs(&staged.pipeline.inputs, 1, 2);
         let want = staged.whole(&inputs);
-        assert_same(&chain.infer(&inputs).expect("the first run goes well"), &want, what);
-        let refusal = chain.infer(&inputs).expect_err("the second run does not");
-        assert_eq!(refusal.status, 500, "{what}: {}", refusal.error);
-        let place = format!("stage {what}/0 on node \"n0\": ");
-        assert!(refusal.error.starts_with(&place) && refusal.error.contains(because), "{what}: {}", refusal.error);
-        assert_same(&chain.infer(&inputs).expect("the stage goes on"), &want, what);
-        let failed: u64 =
-            chain.nodes.iter().flat_map(Node::stages).map(|s| s["counters"]["requests_failed"].as_u64().unwrap()).sum();
-        assert_eq!(failed, 1, "{what}");
+        // As machine code, and on the interpreter.
+        for (how, flags, executor) in
+            [("compiled", &[][..], "cranelift"), ("interpreted", &["--interpreter"], "pulley")]
+        {
+            let chain = Chain::start_with(&format!("moody-{what}-{how}"), &staged, flags, &[]);
+            assert_eq!(chain.nodes[0].get("/v1/node").json()["sandbox"], executor);
+            assert_same(&chain.infer(&inputs).expect("the first run goes well"), &want, what);
+            let refusal = chain.infer(&inputs).expect_err("the second run does not");
+            assert_eq!(refusal.status, 500, "{what}, {how}: {}", refusal.error);
+            let place = format!("stage {what}/0 on node \"n0\": ");
+            assert!(
+                refusal.error.starts_with(&place) && refusal.error.contains(because),
+                "{what}, {how}: {}",
+                refusal.error
+            );
+            assert_same(&chain.infer(&inputs).expect("the stage goes on"), &want, what);
+            let failed: u64 = chain
+                .nodes
+                .iter()
+                .flat_map(Node::stages)
+                .map(|s| s["counters"]["requests_failed"].as_u64().unwrap())
+                .sum();
+            assert_eq!(failed, 1, "{what}, {how}");
+        }
     }
 }
