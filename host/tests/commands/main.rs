@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // tests, and functions that only tests call
 
 mod accuracy;
+mod benched;
 mod clock;
 mod discovered;
 mod documents;
