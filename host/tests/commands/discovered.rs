@@ -58,7 +58,9 @@ impl Cable {
 
 impl Drop for Cable {
     fn drop(&mut self) {
-        self.machines.iter().for_each(|machine| drop(ip(&["netns", "del", machine])));
+        for machine in &self.machines {
+            ip(&["netns", "del", machine]);
+        }
     }
 }
 
