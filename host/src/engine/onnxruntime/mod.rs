@@ -1,5 +1,6 @@
 //! ONNX Runtime, from its shared library, loaded at run time.
 
+mod allocator;
 mod call;
 mod entry;
 mod outputs;
@@ -59,6 +60,7 @@ impl OnnxRuntime {
         if let Err(error) = traps::install(&library) {
             tracing::warn!(%error, "cannot handle divisions by zero in onnxruntime: one in a graph would end this process");
         }
+        allocator::give_back();
         let runtime = Self { environment, file: library };
         *opened = Some(runtime.clone());
         Ok(runtime)
