@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn frames_come_whole_and_at_once_however_their_bytes_trickle() {
+    async fn frames_come_whole_and_in_order_however_their_bytes_trickle() {
         let (mut peer, mut reader, _writer) = connected(Duration::from_secs(60)).await;
         let sender = tokio::spawn(async move {
             // Pieces that end in every part of a frame; now and then nothing comes for longer than is waited for.
