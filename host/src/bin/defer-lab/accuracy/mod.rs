@@ -4,7 +4,7 @@
 mod report;
 mod trial;
 
-use crate::bench::{Document, machine::Machine};
+use crate::bench;
 use crate::chain::Chain;
 use crate::folder::Folder;
 use crate::step::Step;
@@ -80,12 +80,7 @@ pub async fn run(args: AccuracyArgs) -> Result<()> {
             check(&binary, &work, &case(subject, stages)?, &mut rows).await?;
         }
     }
-    let machine = Machine::this();
-    let text = match args.json {
-        true => serde_json::to_string(&Document { bench: "accuracy", machine, rows: rows.clone() })? + "\n",
-        false => format!("\n{}", report::table_of(&rows)),
-    };
-    defer_host::stdout::write(&text).context("cannot write the result")?;
+    bench::report(args.json, "accuracy", &rows, report::table_of)?;
     let broken: Vec<String> =
         rows.iter().filter(|row| !row.holds).map(|row| format!("{} ({})", row.model, row.mode)).collect();
     match broken.is_empty() {

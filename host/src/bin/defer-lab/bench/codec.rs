@@ -1,7 +1,6 @@
 //! `defer-lab bench codec`: what each codec makes of real activations, and how fast.
 
-use super::Document;
-use super::machine::Machine;
+use super::report;
 use crate::table::{Side, table};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -15,7 +14,6 @@ use defer_partition::{Atoms, DType, Network, Tensor, fold, onnx, slice};
 use prost::Message as _;
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 /// DEFER's cuts of ResNet50, every second residual block (Parthasarathy and Krishnamachari, 2022).
@@ -102,13 +100,10 @@ pub fn run(args: &CodecArgs) -> Result<()> {
             rows.extend(measure(&subject, name, tensor, &codecs, args.rounds)?);
         }
     }
-    let machine = Machine::this();
-    let text = match args.json {
-        true => serde_json::to_string(&Document { bench: "codec", machine, rows })? + "\n",
-        false if args.each => format!("{machine}\n\n{}", each(&rows)),
-        false => format!("{machine}\n\n{}\n{}", sums(&rows), winners(&rows)),
-    };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+    report(args.json, "codec", &rows, |rows| match args.each {
+        true => each(rows),
+        false => format!("{}\n{}", sums(rows), winners(rows)),
+    })
 }
 
 /// A network's activations.

@@ -11,8 +11,9 @@ mod plan;
 mod portable;
 mod sandbox;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Subcommand;
+use machine::Machine;
 use serde::Serialize;
 
 #[derive(Subcommand, Debug)]
@@ -52,8 +53,23 @@ pub fn run(which: &Bench) -> Result<()> {
 
 /// What `--json` prints.
 #[derive(Serialize)]
-pub struct Document<R> {
-    pub bench: &'static str,
-    pub machine: machine::Machine,
-    pub rows: Vec<R>,
+struct Document<'a, R> {
+    bench: &'static str,
+    machine: Machine,
+    rows: &'a [R],
+}
+
+/// Prints what was measured: one JSON document, or `as_table` under a line about the machine.
+pub fn report<R: Serialize>(
+    json: bool,
+    bench: &'static str,
+    rows: &[R],
+    as_table: impl FnOnce(&[R]) -> String,
+) -> Result<()> {
+    let machine = Machine::this();
+    let text = match json {
+        true => serde_json::to_string(&Document { bench, machine, rows })? + "\n",
+        false => format!("{machine}\n\n{}", as_table(rows)),
+    };
+    defer_host::stdout::write(&text).context("cannot write the result")
 }

@@ -14,8 +14,6 @@ mod report;
 mod rivals;
 mod systems;
 
-use super::Document;
-use super::machine::Machine;
 use crate::folder::Folder;
 use crate::{cluster, subject, usage};
 use anyhow::{Context as _, Result, bail};
@@ -259,12 +257,7 @@ async fn inside(args: ChainArgs, bed: String) -> Result<()> {
     if let Some(dir) = &args.svg {
         plot::write(dir, &args.model, &rows)?;
     }
-    let machine = Machine::this();
-    let text = match args.json {
-        true => serde_json::to_string(&Document { bench: "chain", machine, rows })? + "\n",
-        false => format!("{machine}\n\n{}", report::table_of(&rows)),
-    };
-    defer_host::stdout::write(&text).context("cannot write the result")?;
+    super::report(args.json, "chain", &rows, report::table_of)?;
     result
 }
 

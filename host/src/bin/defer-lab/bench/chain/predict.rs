@@ -4,13 +4,12 @@
 //! It is the bed of `bench chain`, with shares of a CPU and rates of links drawn from a seed. Speeds are those that
 //! `cluster probe` would find if it asked all nodes at once, since they share the processor while they serve.
 
-use super::Document;
-use super::Machine;
 use super::bed::{Bed, Host};
 use super::chains::{Chain, UP, dispatch, listening, serve};
 use super::group::Share;
 use super::measure::Client;
 use super::{BED, Engine, supervise};
+use crate::bench::report;
 use crate::cluster::NODE_PORTS;
 use crate::folder::Folder;
 use crate::stages;
@@ -134,12 +133,7 @@ async fn inside(args: PredictArgs, bed: String, links: (u32, u32)) -> Result<()>
         rows: Vec::new(),
     };
     let result = bench.measure_all().await;
-    let (rows, machine) = (&bench.rows, Machine::this());
-    let text = match args.json {
-        true => serde_json::to_string(&Document { bench: "predict", machine, rows: rows.clone() })? + "\n",
-        false => format!("{machine}\n\n{}", table_of(rows)),
-    };
-    defer_host::stdout::write(&text).context("cannot write the result")?;
+    report(args.json, "predict", &bench.rows, table_of)?;
     result
 }
 

@@ -7,8 +7,6 @@ mod swap;
 pub use recover::{RecoverArgs, run as recover};
 pub use swap::{SwapArgs, run as swap};
 
-use super::Document;
-use super::machine::Machine;
 use crate::cluster::{self, NodeOptions, Process};
 use crate::folder::Folder;
 use anyhow::{Context as _, Result};
@@ -17,7 +15,6 @@ use defer_host::build::{self, Bars, BuildOptions};
 use defer_host::client::{self, InferArgs, Load, UsageError};
 use defer_host::engine::{self, Choice, Named};
 use defer_host::pipeline::Pipeline;
-use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -37,18 +34,6 @@ struct Common {
     /// A network of the catalogue; may be repeated
     #[arg(long = "model", value_name = "NAME", default_values = ["ocr-rec", "resnet50"])]
     models: Vec<String>,
-}
-
-impl Common {
-    /// Prints what was measured.
-    fn report<R: Serialize>(&self, bench: &'static str, rows: Vec<R>, as_table: fn(&[R]) -> String) -> Result<()> {
-        let machine = Machine::this();
-        let text = match self.json {
-            true => serde_json::to_string(&Document { bench, machine, rows })? + "\n",
-            false => format!("{machine}\n\n{}", as_table(&rows)),
-        };
-        defer_host::stdout::write(&text).context("cannot write the result")
-    }
 }
 
 /// A chain that answers, and further nodes.

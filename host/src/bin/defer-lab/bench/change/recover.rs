@@ -1,6 +1,7 @@
 //! `defer-lab bench recover`: nodes of a chain with a warm spare are killed, and frozen.
 
 use super::{AT, Bed, Common, FULL};
+use crate::bench::report;
 use crate::table::{Side, table};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -77,7 +78,7 @@ pub fn run(args: &RecoverArgs) -> Result<()> {
         }
         rows.push(restart(model, args)?);
     }
-    args.common.report("recover", rows, as_table)
+    report(args.common.json, "recover", &rows, as_table)
 }
 
 fn lose(bed: &Bed, args: &RecoverArgs, stage: usize, signal: Signal) -> Result<(f64, super::Answers)> {

@@ -2,6 +2,7 @@
 
 use super::{AT, Bed, Common, FULL};
 use crate::bench::memory::process::{Memory, stages};
+use crate::bench::report;
 use crate::table::{Side, table};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
@@ -80,7 +81,7 @@ pub fn run(args: &SwapArgs) -> Result<()> {
             row.met &= ratio <= MEMORY;
         }
     }
-    args.common.report("swap", rows, as_table)
+    report(args.common.json, "swap", &rows, as_table)
 }
 
 fn measure(bed: &Bed, in_flight: u16, stage: usize, rate: f64) -> Result<Row> {

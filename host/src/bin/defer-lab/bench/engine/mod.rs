@@ -5,8 +5,7 @@ pub mod contest;
 mod reference;
 pub mod stages;
 
-use super::Document;
-use super::machine::Machine;
+use super::report;
 use crate::compare::difference;
 use crate::folder::Folder;
 use crate::table::{Side, table};
@@ -20,7 +19,6 @@ use defer_models::Entry;
 use reference::Reference;
 use serde::Serialize;
 use stages::Stages;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,12 +90,7 @@ struct Row {
 
 pub fn run(args: &EngineArgs) -> Result<()> {
     let rows = measure(args)?;
-    let machine = Machine::this();
-    let text = match args.json {
-        true => serde_json::to_string(&Document { bench: "engine", machine, rows })? + "\n",
-        false => format!("{machine}\n\n{}", as_table(&rows)),
-    };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+    report(args.json, "engine", &rows, as_table)
 }
 
 fn measure(args: &EngineArgs) -> Result<Vec<Row>> {

@@ -3,19 +3,17 @@
 
 pub mod process;
 
-use super::Document;
-use super::machine::Machine;
+use super::report;
 use crate::cluster::{self, NodeOptions, Process};
 use crate::folder::Folder;
 use crate::table::{Side, table};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use defer_host::build::{self, Bars, BuildOptions};
 use defer_host::client::{self, InferArgs, UsageError};
 use defer_host::engine::{self, Choice, Named};
 use process::Memory;
 use serde::Serialize;
-use std::io::Write as _;
 use std::path::Path;
 use tokio::runtime::Handle;
 
@@ -92,12 +90,7 @@ pub fn run(args: &MemoryArgs) -> Result<()> {
     for (model, goal) in named {
         rows.extend(measure(model, goal, args)?);
     }
-    let machine = Machine::this();
-    let text = match args.json {
-        true => serde_json::to_string(&Document { bench: "memory", machine, rows })? + "\n",
-        false => format!("{machine}\n\n{}", as_table(&rows)),
-    };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+    report(args.json, "memory", &rows, as_table)
 }
 
 fn goal(model: &str) -> Option<f64> {

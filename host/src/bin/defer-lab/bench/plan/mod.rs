@@ -6,8 +6,6 @@ mod rivals;
 mod setting;
 mod speed;
 
-use super::Document;
-use super::machine::Machine;
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use defer_host::build::activations;
@@ -17,7 +15,6 @@ use defer_partition::plan::Replicas;
 use field::Size;
 use serde::Serialize;
 use setting::Model;
-use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -129,12 +126,7 @@ pub fn run(args: &PlanArgs) -> Result<()> {
     for replicas in [Replicas::Off, Replicas::Auto] {
         rows.push(speed::measure("generated", &speed::generated(1000), 50, replicas, patience)?);
     }
-    let machine = Machine::this();
-    let text = match args.json {
-        true => serde_json::to_string(&Document { bench: "plan", machine, rows })? + "\n",
-        false => {
-            format!("{machine}\n\n{}\n{}\n{}", report::placements(&rows), report::summary(&rows), report::times(&rows))
-        }
-    };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+    super::report(args.json, "plan", &rows, |rows| {
+        format!("{}\n{}\n{}", report::placements(rows), report::summary(rows), report::times(rows))
+    })
 }

@@ -3,17 +3,15 @@
 
 mod program;
 
-use super::Document;
-use super::machine::Machine;
+use super::report;
 use super::sandbox::WARM_UP;
 use super::sandbox::subject::{Calls, Subject, quantile, us};
 use crate::cluster::binary;
 use crate::table::{Side, table};
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use defer_host::sandbox::{Execution, Limits, Sandbox};
 use serde::Serialize;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -72,12 +70,7 @@ struct Row {
 
 pub fn run(args: &PortableArgs) -> Result<()> {
     let rows = measure(args)?;
-    let machine = Machine::this();
-    let text = match args.json {
-        true => serde_json::to_string(&Document { bench: "portable", machine, rows })? + "\n",
-        false => format!("{machine}\n\n{}", as_table(&rows)),
-    };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+    report(args.json, "portable", &rows, as_table)
 }
 
 /// One way to run a component.

@@ -2,14 +2,12 @@
 
 pub mod subject;
 
-use super::Document;
-use super::machine::Machine;
+use super::report;
 use crate::table::{Side, table};
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use defer_host::sandbox::{Limits, Sandbox};
 use serde::Serialize;
-use std::io::Write as _;
 use subject::{BYTES_OUT, Calls, Subject, quantile, us};
 
 /// Calls before any is counted, of each kind.
@@ -53,25 +51,25 @@ struct Row {
 }
 
 pub fn run(args: &SandboxArgs) -> Result<()> {
-    let row = measure(args)?;
-    let machine = Machine::this();
-    let text = if args.json {
-        serde_json::to_string(&Document { bench: "sandbox", machine, rows: vec![row] })? + "\n"
-    } else {
-        let us = |value: f64| format!("{value:.1}");
-        let right = |title| (title, Side::Right);
-        let header = [
-            right("direct µs"),
-            right("sandboxed µs"),
-            right("overhead µs"),
-            right("p90"),
-            right("p99"),
-            right("calls"),
-            right("bytes in"),
-            right("bytes out"),
-            ("engine", Side::Left),
-        ];
-        let cells = [
+    report(args.json, "sandbox", &[measure(args)?], as_table)
+}
+
+fn as_table(rows: &[Row]) -> String {
+    let us = |value: f64| format!("{value:.1}");
+    let right = |title| (title, Side::Right);
+    let header = [
+        right("direct µs"),
+        right("sandboxed µs"),
+        right("overhead µs"),
+        right("p90"),
+        right("p99"),
+        right("calls"),
+        right("bytes in"),
+        right("bytes out"),
+        ("engine", Side::Left),
+    ];
+    let cells = |row: &Row| {
+        [
             us(row.direct_us),
             us(row.sandboxed_us),
             us(row.overhead_us),
@@ -80,11 +78,10 @@ pub fn run(args: &SandboxArgs) -> Result<()> {
             row.calls.to_string(),
             row.bytes_in.to_string(),
             row.bytes_out.to_string(),
-            row.engine,
-        ];
-        format!("{machine}\n\n{}", table(header, &[cells]))
+            row.engine.clone(),
+        ]
     };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+    table(header, &rows.iter().map(cells).collect::<Vec<_>>())
 }
 
 fn measure(args: &SandboxArgs) -> Result<Row> {
