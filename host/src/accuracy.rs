@@ -223,6 +223,21 @@ mod tests {
     }
 
     #[test]
+    fn few_positions_cannot_show_a_high_agreement() {
+        let budget = Budget::Top1Agreement(0.999);
+        for (positions, want) in
+            [(3000, None), (2999, Some(0.998_999)), (300, Some(0.99)), (2, Some(0.0)), (0, Some(0.0))]
+        {
+            let got = budget.beyond_sample(positions);
+            assert!(
+                got.is_some() == want.is_some() && (got.unwrap_or(0.0) - want.unwrap_or(0.0)).abs() < 1e-5,
+                "{positions}: {got:?}"
+            );
+        }
+        assert_eq!(Budget::MaxRelativeError(0.01).beyond_sample(1), None);
+    }
+
+    #[test]
     fn a_difference_is_relative_to_the_tensors_largest_value() {
         for (whole, chain, want) in [
             (&[1.0, -4.0][..], &[1.0, -4.0][..], 0.0),

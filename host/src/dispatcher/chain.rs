@@ -93,7 +93,8 @@ impl Chain {
             tokio::spawn(feed_all(
                 feed,
                 to_send,
-                (Arc::clone(ledger), Arc::clone(&ingress)),
+                Arc::clone(ledger),
+                Arc::clone(&ingress),
                 Arc::clone(&links),
                 Arc::clone(&broken),
             )),
@@ -144,7 +145,8 @@ impl Chain {
 async fn feed_all(
     end: End,
     mut frames: mpsc::Receiver<Outgoing>,
-    (ledger, ingress): (Arc<Ledger>, Arc<Ingress>),
+    ledger: Arc<Ledger>,
+    ingress: Arc<Ingress>,
     links: Arc<Links>,
     broken: Arc<tokio::sync::Notify>,
 ) {

@@ -2,29 +2,28 @@
 //!
 //! Under `auto` by the same choice as any other hop. A node weighs its link against its own work; the dispatcher has none,
 //! and takes the chain's pace for it: the time between two frames that was not spent on writing them. Where the chain is
-//! held up elsewhere, that is long, and inputs travel raw; where the first link holds it up, it is next to nothing.
+//! held up elsewhere, that is long, and inputs travel raw; where the first link holds it up, it is next to nothing, if frames
+//! are larger than what the kernel takes at once: small ones travel raw over slow links too.
 
 use crate::buffer::Pool;
 use crate::relay::LinkRate;
 use crate::relay::adaptive::Adaptive;
 use crate::relay::chooser::{Conditions, Cores};
-use crate::relay::codec::{self, Choice, Codec};
+use crate::relay::codec::{Choice, Codec};
 use crate::relay::frame::Part;
 use defer_partition::Tensor;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Longer than this nobody asked, which says nothing of the chain.
-const LONGEST: Duration = Duration::from_secs(1);
+/// After so long a pause nobody had asked, which says nothing of the chain.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The sending end of a generation's first hop.
 #[derive(Debug)]
 pub struct Ingress {
-    choice: Choice,
     adaptive: Adaptive,
     link: LinkRate,
     pace: Mutex<Pace>,
-    codec: Mutex<Codec>,
 }
 
 #[derive(Debug, Default)]
@@ -36,70 +35,48 @@ struct Pace {
 impl Ingress {
     /// Inputs are never rounded unless `choice` names a codec that does.
     pub fn new(choice: Choice) -> Self {
-        let codec = match choice {
-            Choice::Fixed(codec) => codec,
-            Choice::Auto => Codec::Raw,
-        };
-        Self {
-            choice,
-            adaptive: Adaptive::new(Cores::here(), &[]),
-            link: LinkRate::default(),
-            pace: Mutex::default(),
-            codec: Mutex::new(codec),
-        }
+        let adaptive = Adaptive::new(choice, Cores::here(), &[]);
+        Self { adaptive, link: LinkRate::default(), pace: Mutex::default() }
     }
 
     /// Whether encoding is no more than a checksum.
     pub fn is_cheap(&self) -> bool {
-        match self.choice {
-            Choice::Fixed(codec) => codec == Codec::Raw,
-            Choice::Auto => self.adaptive.is_raw(self.link.seconds_per_byte()),
-        }
+        self.adaptive.is_raw(self.link.seconds_per_byte())
     }
 
     /// Encodes tensors, each under its number.
     pub fn encode(&self, tensors: Vec<(u16, Tensor)>, pool: &Pool) -> Vec<Part> {
-        match self.choice {
-            Choice::Fixed(codec) => {
-                let part = |(name, tensor)| Part { name, tensor: codec::encode(tensor, codec, pool) };
-                tensors.into_iter().map(part).collect()
-            }
-            Choice::Auto => {
-                let work = self.pace.lock().unwrap_or_else(PoisonError::into_inner).between;
-                let conditions = Conditions { work, seconds_per_byte: self.link.seconds_per_byte(), passed_on: 0 };
-                let (codec, parts) = self.adaptive.encode(tensors, conditions, pool);
-                let before = std::mem::replace(&mut *self.in_use(), codec);
-                if before != codec {
-                    tracing::info!(%codec, mbit = self.link.mbit(), "codec chosen for the first hop");
-                }
-                parts
-            }
-        }
+        let work = self.pace.lock().unwrap_or_else(PoisonError::into_inner).between;
+        let conditions = Conditions { work, seconds_per_byte: self.link.seconds_per_byte(), passed_on: 0 };
+        self.adaptive.encode(tensors, conditions, pool)
     }
 
     /// A frame of `bytes` went onto the first link just now, which took `took`.
     pub fn sent(&self, bytes: u64, took: Duration) {
         self.link.record(bytes, took);
-        let now = Instant::now();
+        self.sent_at(Instant::now(), took);
+    }
+
+    fn sent_at(&self, now: Instant, took: Duration) {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(latest) = pace.latest.replace(now) {
-            pace.between = now.saturating_duration_since(latest).saturating_sub(took).min(LONGEST);
+            let between = now.saturating_duration_since(latest).saturating_sub(took);
+            if between < PAUSE {
+                pace.between = between;
+            }
         }
     }
 
-    /// The codec of the latest request.
+    /// The codec in use.
     pub fn codec(&self) -> Codec {
-        *self.in_use()
-    }
-
-    fn in_use(&self) -> std::sync::MutexGuard<'_, Codec> {
-        self.codec.lock().unwrap_or_else(PoisonError::into_inner)
+        self.adaptive.codec()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::codec;
     use defer_partition::DType;
 
     fn picture() -> Tensor {
@@ -129,15 +106,21 @@ mod tests {
 
     #[test]
     fn inputs_travel_raw_where_the_chain_is_slower_than_its_first_link() {
-        let ingress = send(10.0, Duration::from_secs(1));
+        let ingress = send(100.0, Duration::from_millis(900));
         assert_eq!((ingress.codec(), ingress.is_cheap()), (Codec::Raw, true));
     }
 
     #[test]
-    fn the_time_of_writing_is_no_pace_of_the_chain() {
+    fn neither_writing_nor_a_pause_of_clients_is_the_pace_of_the_chain() {
         let ingress = Ingress::new(Choice::Auto);
-        ingress.sent(1000, Duration::ZERO);
-        ingress.sent(1000, Duration::from_secs(10));
-        assert_eq!(ingress.pace.lock().unwrap().between, Duration::ZERO);
+        let ms = Duration::from_millis;
+        let mut now = Instant::now();
+        for (after, took, want) in
+            [(0, 0, 0), (70, 50, 20), (60_000, 0, 20), (1050, 1000, 50), (40, 45, 0), (999, 0, 999)]
+        {
+            now += ms(after);
+            ingress.sent_at(now, ms(took));
+            assert_eq!(ingress.pace.lock().unwrap().between, ms(want), "{after} ms after the one before");
+        }
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 impl Shared {
     /// Encodes whatever `jobs` brings, until it ends.
     pub fn encode_all(&self, jobs: &Receiver<Job<Vec<Named>>>, out: &mpsc::Sender<Outgoing>) {
-        let adaptive = Adaptive::new(self.cores, &self.lossy);
+        let adaptive = Adaptive::new(self.codec, self.cores, &self.lossy);
         for Job { tag, deadline, content, work, .. } in jobs {
             let started = Instant::now();
             let content = content.and_then(|tensors| self.encode(tensors, work, &adaptive)).map(Parts::Owned);
@@ -42,43 +42,34 @@ impl Shared {
             }
         }
         let mut parts = forwards;
-        match self.codec {
-            Choice::Fixed(codec) => {
-                if matches!(codec, Codec::ConstantSize(_)) {
-                    parts.iter_mut().try_for_each(|part| self.hide_length(part))?;
-                }
-                parts.extend(leaving.into_iter().map(|(name, tensor)| self.part(name, tensor, codec)));
-            }
-            Choice::Auto => self.encode_best(leaving, work, adaptive, &mut parts),
+        if matches!(self.codec, Choice::Fixed(Codec::ConstantSize(_))) {
+            parts.iter_mut().try_for_each(|part| self.hide_length(part))?;
+        }
+        let passed_on = parts.iter().map(|part| part.tensor.data.len()).sum();
+        let seconds_per_byte = self.counters.link.seconds_per_byte();
+        parts.extend(adaptive.encode(leaving, Conditions { work, seconds_per_byte, passed_on }, &self.pool));
+        if self.codec == Choice::Auto {
+            self.note(adaptive.codec());
         }
         parts.sort_by_key(|part| part.name);
         Ok(parts)
     }
 
-    fn part(&self, name: u16, tensor: Tensor, codec: Codec) -> Part {
-        Part { name, tensor: codec::encode(tensor, codec, &self.pool) }
-    }
-
-    /// On a hop of constant size, what is passed on must not tell by its length what it holds either: an encoding that might
-    /// is undone.
+    /// On a hop of constant size, what is passed on must not tell by its length what it holds either. What it came with may have
+    /// been chosen for what it holds, even where that encoding's own length tells nothing: so it goes raw.
     fn hide_length(&self, part: &mut Part) -> Result<(), Failure> {
-        if part.tensor.codec.has_constant_size() {
+        if part.tensor.codec == Codec::Raw {
             return Ok(());
         }
         let tensor = codec::decode(part.tensor.copy(&self.pool), &self.pool)
             .map_err(|error| self.failure(FailureKind::Damaged, format!("a tensor that is passed on: {error}")))?;
-        let before = std::mem::replace(part, self.part(part.name, tensor, Codec::Raw));
-        self.pool.give(before.tensor.data);
+        let before = std::mem::replace(&mut part.tensor, codec::encode(tensor, Codec::Raw, &self.pool));
+        self.pool.give(before.data);
         Ok(())
     }
 
-    /// Encodes with the codec that is best for the hop, beside the tensors of `parts`, which are passed on.
-    fn encode_best(&self, leaving: Vec<(u16, Tensor)>, work: Duration, adaptive: &Adaptive, parts: &mut Vec<Part>) {
-        let passed_on = parts.iter().map(|part| part.tensor.data.len()).sum();
-        let seconds_per_byte = self.counters.link.seconds_per_byte();
-        let conditions = Conditions { work, seconds_per_byte, passed_on };
-        let (codec, encoded) = adaptive.encode(leaving, conditions, &self.pool);
-        parts.extend(encoded);
+    /// Shows which codec is in use where this node chooses.
+    fn note(&self, codec: Codec) {
         if self.counters.codec_in_use.replace(codec) != Some(codec) {
             let mbit = self.counters.link.mbit();
             tracing::info!(pipeline = self.identity.pipeline, stage = self.identity.stage, %codec, mbit, "codec chosen");

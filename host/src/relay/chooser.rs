@@ -67,6 +67,8 @@ struct Candidate {
     encode: Mean,
     decode: Mean,
     tried_at: u64,
+    /// Some frame tries it at this moment.
+    is_tried: bool,
 }
 
 /// What a frame meets.
@@ -116,6 +118,7 @@ impl Chooser {
             encode: unknown,
             decode: unknown,
             tried_at: 0,
+            is_tried: false,
         });
         Self {
             cores,
@@ -155,8 +158,9 @@ impl Chooser {
         if self.current == 0 && !self.matters(link)? {
             return None;
         }
-        let untried = (1..self.candidates.len()).find(|&index| self.candidates[index].decode.0.is_none());
-        let oldest = (1..self.candidates.len()).min_by_key(|&index| self.candidates[index].tried_at);
+        let free = || (1..self.candidates.len()).filter(|&index| !self.candidates[index].is_tried);
+        let untried = free().find(|&index| self.candidates[index].decode.0.is_none());
+        let oldest = free().min_by_key(|&index| self.candidates[index].tried_at);
         let index = untried.or_else(|| {
             let due = |index: &usize| {
                 self.frames >= self.candidates[*index].tried_at + AGAIN && self.frames >= self.last_trial + BETWEEN
@@ -164,6 +168,7 @@ impl Chooser {
             oldest.filter(due)
         })?;
         self.candidates[index].tried_at = self.frames;
+        self.candidates[index].is_tried = true;
         self.last_trial = self.frames;
         Some(self.candidates[index].codec)
     }
@@ -186,7 +191,10 @@ impl Chooser {
         candidate.ratio.add(cost.encoded_bytes as f64 / raw);
         candidate.encode.add(cost.encode.as_secs_f64() / raw);
         match cost.decode {
-            Some(decode) => candidate.decode.add(decode.as_secs_f64() / raw),
+            Some(decode) => {
+                candidate.decode.add(decode.as_secs_f64() / raw);
+                candidate.is_tried = false;
+            }
             // Raw tensors are not decoded at all.
             None if index == 0 => candidate.decode.add(0.0),
             None => {}
@@ -194,7 +202,7 @@ impl Chooser {
     }
 
     /// The codec in use.
-    fn current(&self) -> Codec {
+    pub fn current(&self) -> Codec {
         self.candidates[self.current].codec
     }
 
@@ -273,6 +281,21 @@ mod tests {
         for (passed_on, want) in [(0, Codec::Raw), (2 * RAW, Codec::Sparse)] {
             assert_eq!(send_beside(passed_on, &mut Chooser::new(Cores::Several, &[]), &RELU, 100, 600.0), want);
         }
+    }
+
+    #[test]
+    fn no_codec_is_tried_by_two_frames_at_once() {
+        let mut chooser = Chooser::new(Cores::Several, &[]);
+        let link = Some(1e-6);
+        let mut tried = Vec::new();
+        while let Some(codec) = {
+            chooser.begin(RAW, Conditions { work: WORK, seconds_per_byte: link, passed_on: 0 });
+            chooser.trial(link)
+        } {
+            assert!(!tried.contains(&codec), "{codec} again");
+            tried.push(codec);
+        }
+        assert_eq!(tried.len(), Choice::LOSSLESS.len() - 1);
     }
 
     #[test]

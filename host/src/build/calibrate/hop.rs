@@ -93,7 +93,7 @@ impl Hop {
     }
 
     /// Whether a codec may be used: a lossless one may be anyway.
-    pub fn admits(&self, codec: Codec) -> bool {
+    fn admits(&self, codec: Codec) -> bool {
         !codec.is_lossy() || self.harmless().any(|harmless| harmless == codec)
     }
 
@@ -144,6 +144,11 @@ pub fn tighten(hops: &mut [Hop]) -> bool {
         }
         _ => false,
     }
+}
+
+/// Tightens hops until these codecs are no longer allowed all together, though each may be by itself.
+pub fn exclude(hops: &mut [Hop], codecs: &[Codec]) {
+    while hops.iter().zip(codecs).all(|(hop, codec)| hop.admits(*codec)) && tighten(hops) {}
 }
 
 /// What all hops together may come to: their errors have nothing to do with each other, so their squares add up.
@@ -201,6 +206,21 @@ mod tests {
             hop.keep_to(codec.parse().unwrap());
             assert_eq!(hop.harmless().count(), left, "{codec}");
         }
+    }
+
+    #[test]
+    fn what_is_too_much_together_is_not_allowed_because_each_is_alone() {
+        let int8: Codec = "int8+zstd".parse().unwrap();
+        let both = || hop(&[("int8+zstd", 100, 0.004), ("f16", 500, 0.001)]);
+        let mut hops = [both(), both(), hop(&[])];
+        let codecs = [int8, int8, Codec::Sparse];
+        exclude(&mut hops, &codecs);
+        let allowed = hops.iter().zip(&codecs).filter(|(hop, codec)| hop.admits(**codec)).count();
+        assert_eq!(allowed, 2, "one of the two gives it up, and no more than that: {hops:?}");
+        // Lossless codecs cannot be taken away: it ends with nothing left.
+        let mut hops = [both()];
+        exclude(&mut hops, &[Codec::Sparse]);
+        assert_eq!(hops[0].harmless().count(), 0);
     }
 
     #[test]

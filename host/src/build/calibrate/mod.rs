@@ -99,8 +99,7 @@ pub(super) fn calibrate(
         if calibration.together(&codecs)?.is_within(&budget) {
             hops.iter_mut().zip(&planned).for_each(|(hop, codec)| hop.keep_to(codec.unwrap_or_default()));
         } else {
-            // What is too much together must not stand because each hop may do it for itself.
-            while hops.iter().zip(&codecs).all(|(hop, codec)| hop.admits(*codec)) && hop::tighten(&mut hops) {}
+            hop::exclude(&mut hops, &codecs);
         }
     }
     let worst = calibration.settle(&mut hops, lossless)?;

@@ -138,11 +138,6 @@ impl Codec {
         }
     }
 
-    /// Whether an encoding's length depends on the tensor's shape and type only.
-    pub fn has_constant_size(self) -> bool {
-        matches!(self, Codec::Raw | Codec::F16 | Codec::Int8 | Codec::Zfp(Mode::Rate(_)) | Codec::ConstantSize(_))
-    }
-
     /// Whether it may change values.
     pub fn is_lossy(self) -> bool {
         match self {

@@ -97,6 +97,8 @@ fn measure(bed: &Bed, in_flight: u16, stage: usize, rate: f64) -> Result<Row> {
     let swapped = swapped?;
     let steady_rps = answers.per_second(FULL, AT);
     let half = Duration::from_millis(500);
+    let last = answers.at.last().copied().unwrap_or_default();
+    ensure!(last >= turned + half, "the load ended {last:?} after its start, before the second that counts was over");
     let around_rps = answers.per_second(turned - half, turned + half);
     let throughput_ratio = around_rps / steady_rps;
     Ok(Row {
