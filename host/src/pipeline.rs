@@ -57,6 +57,7 @@ pub struct StageRef {
     /// And to encode and send on what the stage makes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encode_ms: Option<f64>,
+    /// On how many nodes it runs, if not on one or those in `nodes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<usize>,
     /// Names of the nodes that a cluster's plan puts it on.
@@ -69,6 +70,13 @@ pub struct StageRef {
     /// hops together keep to the budget in [`Pipeline::accuracy`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lossy: Vec<Codec>,
+}
+
+impl StageRef {
+    /// On how many nodes it is to run: so many as are named for it, where no number is given.
+    fn wanted(&self) -> usize {
+        self.replicas.or_else(|| self.nodes.as_ref().map(Vec::len)).unwrap_or(1).max(1)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,6 +170,11 @@ impl Pipeline {
             stage.codec = stage.codec.filter(|codec| !matches!(codec, CodecChoice::Fixed(fixed) if fixed.is_lossy()));
         }
         self
+    }
+
+    /// On how many nodes each stage is to run.
+    pub fn wanted(&self) -> Vec<usize> {
+        self.stages.iter().map(StageRef::wanted).collect()
     }
 
     /// Writes it into `folder`, as a whole or not at all.

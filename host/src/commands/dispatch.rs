@@ -12,10 +12,14 @@ use anyhow::Result;
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use reqwest::Url;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// Nodes that one stage may run on.
+const MOST_REPLICAS: usize = 64;
 
 /// Deploys a pipeline onto nodes and answers inference requests (Open Inference Protocol v2).
 #[derive(Args, Debug)]
@@ -25,6 +29,8 @@ use std::time::Duration;
   defer-host dispatch --pipeline dist/resnet50 --node http://pi-1:7700 --node http://pi-2:7700 \\
       --codec lz4 --token-file ~/.defer-token --spare http://pi-3:7700 --state-dir ~/defer-dispatcher
   defer-host dispatch --pipeline dist/resnet50 --cluster cluster.toml
+  defer-host dispatch --pipeline dist/resnet50 --replicas stage=1:2 --node http://pi-1:7700 \\
+      http://pi-2:7700 http://pi-3:7700 http://pi-4:7700 http://pi-5:7700
 
 Prints one line per address when the chain is up: \"listening inference http://…\" and \"listening admin http://…\".
 SIGTERM or Ctrl-C answers what is pending and frees the nodes; a second one stops it at once.")]
@@ -32,15 +38,20 @@ pub struct DispatchArgs {
     /// Folder that build-stages wrote
     #[arg(long, value_name = "DIR")]
     pipeline: PathBuf,
-    /// Nodes, by the URL of their REST port: stage i runs on node i. With --cluster these are the nodes of that file to use,
-    /// in any order; stages go where the plan has put them, and the other ones are spares
+    /// Nodes, by the URL of their REST port: stage i runs on node i, or, with --replicas, each stage in turn takes as many as it
+    /// is to have. With --cluster these are the nodes of that file to use, in any order; stages go where the plan has put them,
+    /// and the other ones are spares
     #[arg(long, value_name = "URL", num_args = 1.., required_unless_present = "cluster")]
     node: Vec<Url>,
     /// Machines that the pipeline was cut for (build-stages --cluster), by a file that has their URLs: each stage goes where
     /// the plan has put it, and nodes without one are spares (with --node only those given)
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
-    /// Nodes that take over the stages of those that are lost; so do --node ones beyond the number of stages
+    /// Run stage I on N nodes: each request goes to the one with the least to do, and where one is lost the others go on. May
+    /// be given several times [default: what the pipeline says, else 1]
+    #[arg(long, value_name = "stage=I:N", num_args = 1.., value_parser = replicas)]
+    replicas: Vec<(usize, usize)>,
+    /// Nodes that take over the stages of those that are lost; so do --node ones that no stage takes
     #[arg(long, value_name = "URL", num_args = 1..)]
     spare: Vec<Url>,
     /// Where it writes down which generation is active, and keeps stages that were swapped in: started again with the same
@@ -124,21 +135,17 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
         );
     }
     let pipeline = Pipeline::read(&args.pipeline).map_err(|error| UsageError(error.to_string()))?;
+    let replicas = replicas_of(&pipeline, &args.replicas)?;
     let (nodes, spares) = match &args.cluster {
         Some(file) => {
             let placing::Placed { nodes, idle } = placing::read(&pipeline, file, &args.node, &args.spare)?;
             (nodes, [args.spare, idle].concat())
         }
-        None => (args.node, args.spare),
+        None => {
+            let (nodes, idle) = placing::in_turn(&pipeline, &replicas, args.node)?;
+            (nodes, [args.spare, idle].concat())
+        }
     };
-    if nodes.len() < pipeline.stages.len() {
-        let (stages, nodes) = (pipeline.stages.len(), nodes.len());
-        let text = format!(
-            "pipeline \"{}\" has {stages} stages, {nodes} --node were given; stage i runs on node i",
-            pipeline.name
-        );
-        return Err(UsageError(text).into());
-    }
     let inference = Exposure::new(&api_token, args.insecure).bind("--listen", "--api-token-file", args.listen).await?;
     let admin = Exposure::new(&token, args.insecure).bind("--admin", "--token-file", args.admin).await?;
     let (inference_addr, admin_addr) = (inference.local_addr()?, admin.local_addr()?);
@@ -148,6 +155,7 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
         pipeline: args.pipeline,
         nodes,
         spares,
+        replicas,
         state_dir: args.state_dir,
         store_limit: args.store_limit.saturating_mul(super::MEBI),
         replan_after: Duration::from_secs(args.replan_after),
@@ -163,13 +171,39 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
         drain: Duration::from_secs(args.drain_timeout),
         bounds,
     };
-    let bars = Arc::new(Bars::new(pipeline.stages.len()));
+    let bars = Arc::new(Bars::default());
     let dispatcher = Dispatcher::deploy(config, Arc::clone(&bars) as Arc<dyn Progress>, &shutdown).await?;
     bars.finish();
     dispatcher.report();
     println!("listening inference http://{inference_addr}");
     println!("listening admin http://{admin_addr}");
     dispatcher.serve(inference, admin, shutdown).await
+}
+
+/// `stage=I:N`.
+fn replicas(text: &str) -> Result<(usize, usize), String> {
+    let parse = || {
+        let (stage, nodes) = text.strip_prefix("stage=")?.split_once(':')?;
+        Some((stage.parse().ok()?, nodes.parse().ok().filter(|nodes| (1..=MOST_REPLICAS).contains(nodes))?))
+    };
+    parse().ok_or_else(|| format!("give stage=I:N, such as stage=1:2, with at most {MOST_REPLICAS} nodes"))
+}
+
+/// On how many nodes stages run, as `given`.
+fn replicas_of(pipeline: &Pipeline, given: &[(usize, usize)]) -> Result<BTreeMap<usize, usize>, UsageError> {
+    let mut replicas = BTreeMap::new();
+    for &(stage, nodes) in given {
+        if stage >= pipeline.stages.len() {
+            let (name, last) = (&pipeline.name, pipeline.stages.len() - 1);
+            return Err(UsageError(format!(
+                "--replicas: pipeline \"{name}\" has stages 0 to {last}, no stage {stage}"
+            )));
+        }
+        if replicas.insert(stage, nodes).is_some() {
+            return Err(UsageError(format!("--replicas: stage {stage} is given twice")));
+        }
+    }
+    Ok(replicas)
 }
 
 /// Bytes for pending requests.
@@ -182,25 +216,23 @@ fn request_memory(mb: Option<u64>) -> usize {
 }
 
 /// A bar per artifact that is shipped, on stderr if that is a terminal.
+#[derive(Default)]
 struct Bars {
     all: MultiProgress,
-    stages: Vec<Mutex<Option<ProgressBar>>>,
+    /// By stage and node.
+    shipping: Mutex<BTreeMap<(usize, String), ProgressBar>>,
 }
 
 impl Bars {
-    fn new(stages: usize) -> Self {
-        Self { all: MultiProgress::new(), stages: (0..stages).map(|_| Mutex::new(None)).collect() }
-    }
-
     fn finish(&self) {
         let _ = self.all.clear();
     }
 }
 
 impl Progress for Bars {
-    fn shipped(&self, stage: usize, bytes: u64, total: u64) {
-        let mut bar = self.stages[stage].lock().unwrap_or_else(PoisonError::into_inner);
-        let bar = bar.get_or_insert_with(|| {
+    fn shipped(&self, stage: usize, node: &str, bytes: u64, total: u64) {
+        let mut shipping = self.shipping.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = shipping.entry((stage, node.to_owned())).or_insert_with(|| {
             let style =
                 ProgressStyle::with_template("{prefix:>9} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {msg}")
                     .expect("the template is well-formed");
@@ -210,12 +242,13 @@ impl Progress for Bars {
         });
         bar.inc(bytes);
         if bar.position() >= total {
-            bar.set_message("loading");
+            bar.set_message(format!("loading on {node}"));
         }
     }
 
     fn prepared(&self, stage: usize, node: &str) {
-        if let Some(bar) = self.stages[stage].lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let mut shipping = self.shipping.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bar) = shipping.remove(&(stage, node.to_owned())) {
             bar.finish_with_message(format!("ready on {node}"));
         }
     }

@@ -9,8 +9,8 @@ use std::path::Path;
 
 /// The nodes of a cluster by what they have to do with a pipeline.
 pub struct Placed {
-    /// Stage by stage.
-    pub nodes: Vec<Url>,
+    /// Those of each stage.
+    pub nodes: Vec<Vec<Url>>,
     /// Those that the plan has left alone: of the nodes that were given, or else as far as the file has their URLs.
     pub idle: Vec<Url>,
 }
@@ -28,34 +28,35 @@ pub fn read(pipeline: &Pipeline, path: &Path, given: &[Url], spares: &[Url]) -> 
     for stage in &pipeline.stages {
         let index = stage.index;
         let refuse = |why: String| UsageError(format!("stage {index} of pipeline \"{name}\" {why}"));
-        let node = match stage.nodes.as_deref() {
-            None | Some([]) => {
-                return Err(refuse(
-                    "is placed on no node; cut it with build-stages --cluster, or give --node".to_owned(),
-                ));
-            }
-            Some([node]) => node.as_str(),
-            Some(several) => {
-                return Err(refuse(format!("is placed on {} nodes; a stage runs on one", several.len())));
-            }
-        };
-        if let Some(other) = taken.insert(node, index) {
-            return Err(refuse(format!("and stage {other} are both placed on node \"{node}\"")));
-        }
-        let known = cluster.node(node).ok_or_else(|| {
-            refuse(format!("is placed on node \"{node}\", which {file} does not list; cut it again with that file"))
+        let placed = stage.nodes.as_deref().filter(|placed| !placed.is_empty());
+        let placed = placed.ok_or_else(|| {
+            refuse("is placed on no node; cut it with build-stages --cluster, or give --node".to_owned())
         })?;
-        let url = known
-            .url
-            .as_deref()
-            .ok_or_else(|| refuse(format!("is placed on node \"{node}\", which has no url in {file}; add it")))?;
-        let url = locate(node, url)?;
-        if !given.is_empty() && !given.contains(&url) {
-            return Err(refuse(format!(
-                "is placed on node \"{node}\", {url} in {file}, which is not among --node; add it there, or leave --node out"
-            )));
+        let mut home = Vec::with_capacity(placed.len());
+        for node in placed {
+            match taken.insert(node, index) {
+                None => {}
+                Some(same) if same == index => return Err(refuse(format!("is placed on node \"{node}\" twice"))),
+                Some(other) => {
+                    return Err(refuse(format!("and stage {other} are both placed on node \"{node}\"")));
+                }
+            }
+            let known = cluster.node(node).ok_or_else(|| {
+                refuse(format!("is placed on node \"{node}\", which {file} does not list; cut it again with that file"))
+            })?;
+            let url = known
+                .url
+                .as_deref()
+                .ok_or_else(|| refuse(format!("is placed on node \"{node}\", which has no url in {file}; add it")))?;
+            let url = locate(node, url)?;
+            if !given.is_empty() && !given.contains(&url) {
+                return Err(refuse(format!(
+                    "is placed on node \"{node}\", {url} in {file}, which is not among --node; add it there, or leave --node out"
+                )));
+            }
+            home.push(url);
         }
-        nodes.push(url);
+        nodes.push(home);
     }
     let located = cluster.nodes.iter().filter_map(|node| Some((node, locate(&node.name, node.url.as_deref()?))));
     let mut idle = Vec::new();
@@ -74,6 +75,29 @@ pub fn read(pipeline: &Pipeline, path: &Path, given: &[Url], spares: &[Url]) -> 
             "--node {url} is none of the nodes in {file}; correct it, add that node to the file, or give it as --spare"
         ))),
     }
+}
+
+/// The nodes of each stage where `given` ones are taken in turn, and those that are left. A stage has as many as `replicas`
+/// says, or else the pipeline.
+pub fn in_turn(
+    pipeline: &Pipeline,
+    replicas: &BTreeMap<usize, usize>,
+    given: Vec<Url>,
+) -> Result<(Vec<Vec<Url>>, Vec<Url>), UsageError> {
+    let wanted = pipeline.wanted().into_iter().enumerate();
+    let wanted: Vec<usize> = wanted.map(|(index, said)| replicas.get(&index).copied().unwrap_or(said)).collect();
+    let (name, stages, needed) = (&pipeline.name, wanted.len(), wanted.iter().sum::<usize>());
+    if given.len() < needed {
+        let why = if needed == stages { "stage i runs on node i" } else { "with their replicas they take" };
+        let needed = if needed == stages { String::new() } else { format!(" {needed}") };
+        let nodes = given.len();
+        return Err(UsageError(format!(
+            "pipeline \"{name}\" has {stages} stages, {nodes} --node were given; {why}{needed}"
+        )));
+    }
+    let mut given = given.into_iter();
+    let nodes = wanted.iter().map(|&nodes| given.by_ref().take(nodes).collect()).collect();
+    Ok((nodes, given.collect()))
 }
 
 fn parse(url: &str) -> Result<Url, String> {

@@ -1,29 +1,26 @@
-//! The dispatcher's two links to a running generation: it feeds the first stage and collects from the last.
+//! The dispatcher's links to a running generation: it feeds the nodes of the first stage and collects from those of the last.
 
 use super::deploy::Deployment;
 use super::ingress::Ingress;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Order};
 use crate::relay::codec;
-use crate::relay::hello::dial;
-use crate::relay::traffic::{Incoming, Origin, Outgoing, receive, send};
-use crate::relay::{Connection, Hello, Limits, LinkError, Role, Token};
+use crate::relay::feed::{End, Pause, Watcher, feed};
+use crate::relay::traffic::{Incoming, Origin, Outgoing, receive};
+use crate::relay::{Limits, LinkError, Role, Token};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Results that may wait here to be decoded.
+/// Results of one node that may wait here to be decoded.
 const WINDOW: u32 = 4;
-const CONNECT: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often lost requests are looked for.
 const TICK: Duration = Duration::from_millis(500);
+/// The same where a stage has replicas, of which the others go on.
+const SHORT_TICK: Duration = Duration::from_millis(25);
 
 /// A generation's links. Dropping it ends them.
 pub struct Chain {
@@ -33,29 +30,31 @@ pub struct Chain {
     tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
 }
 
-/// Which links are up.
-#[derive(Debug, Default)]
+/// Which links are up, by the place of their node among those of the stage.
+#[derive(Debug)]
 struct Links {
-    feed: AtomicBool,
-    collect: AtomicBool,
+    feed: Vec<AtomicBool>,
+    collect: Vec<AtomicBool>,
+    /// One broke.
+    broken: Notify,
 }
 
-/// What a link needs to be dialed, again and again.
-struct End {
-    relay: String,
-    hello: Box<dyn Fn() -> Hello + Send + Sync>,
-    token: Token,
-    limits: Limits,
-}
-
-impl End {
-    async fn connect(&self) -> Result<(Connection, u32), LinkError> {
-        let stream = timeout(CONNECT, TcpStream::connect(&self.relay))
-            .await
-            .map_err(|_| LinkError::Timeout(CONNECT.as_secs()))??;
-        // A hello of its own for each connection: one nonce is good for one handshake.
-        dial(stream, &(self.hello)(), &self.token, self.limits.clone()).await
+impl Links {
+    fn new(feed: usize, collect: usize) -> Self {
+        let down = |links| (0..links).map(|_| AtomicBool::new(false)).collect();
+        Self { feed: down(feed), collect: down(collect), broken: Notify::new() }
     }
+
+    fn turn(&self, link: &AtomicBool, is_up: bool) {
+        link.store(is_up, Ordering::Relaxed);
+        if !is_up {
+            self.broken.notify_one();
+        }
+    }
+}
+
+fn is_any(links: &[AtomicBool]) -> bool {
+    links.iter().any(|link| link.load(Ordering::Relaxed))
 }
 
 impl Chain {
@@ -72,41 +71,41 @@ impl Chain {
         ledger: &Arc<Ledger>,
         outputs: Vec<String>,
     ) -> io::Result<Self> {
-        let end = |role, stage: usize, max_parts| {
-            let placed = &deployment.stages[stage];
-            let Deployment { pipeline, generation, owner, .. } = deployment;
-            let (name, pipeline) = (name.to_owned(), pipeline.name.clone());
-            let (generation, incarnation) = (*generation, owner.incarnation);
-            let hello = Box::new(move || Hello::new(&name, role, &pipeline, generation, incarnation, stage));
-            let limits = Limits { max_parts, ..limits.clone() };
-            End { relay: placed.node.relay(), hello, token: token.clone(), limits }
+        let ends = |role, stage: usize, max_parts| -> Vec<End> {
+            let end = |node: &Arc<super::fleet::Member>| End {
+                relay: node.relay(),
+                name: name.to_owned(),
+                role,
+                pipeline: deployment.pipeline.name.clone(),
+                generation: deployment.generation,
+                incarnation: deployment.owner.incarnation,
+                stage,
+                token: token.clone(),
+                limits: Limits { max_parts, ..limits.clone() },
+            };
+            deployment.nodes_of(stage).map(end).collect()
         };
-        let links = Arc::new(Links::default());
+        let first = ends(Role::Feed, 0, 0);
+        let last = ends(Role::Collect, deployment.pipeline.stages.len() - 1, outputs.len());
+        let links = Arc::new(Links::new(first.len(), last.len()));
         let ingress = Arc::new(Ingress::new(deployment.codec_in));
         // A replay goes through the same queue as new requests, so that order is kept.
         let (frames, to_send) = mpsc::channel(1);
-        let feed = end(Role::Feed, 0, 0);
-        let collect = end(Role::Collect, deployment.stages.len() - 1, outputs.len());
         let results = spawn_decoder(Arc::clone(ledger), limits.clone(), outputs)?;
-        let broken = Arc::new(tokio::sync::Notify::new());
-        let tasks = [
-            tokio::spawn(feed_all(
-                feed,
-                to_send,
-                Arc::clone(ledger),
-                Arc::clone(&ingress),
-                Arc::clone(&links),
-                Arc::clone(&broken),
-            )),
-            tokio::spawn(collect_all(
-                collect,
-                results,
-                Origin { node: name.to_owned(), stage: usize::MAX },
-                Arc::clone(&links),
-                Arc::clone(&broken),
-            )),
-            tokio::spawn(replay(Arc::clone(ledger), deployment.generation, frames.clone(), broken)),
-        ];
+        let feeder = Feeder { ledger: Arc::clone(ledger), ingress: Arc::clone(&ingress), links: Arc::clone(&links) };
+        let mut tasks = vec![tokio::spawn(async move {
+            let origin = Origin { node: "dispatcher".to_owned(), stage: usize::MAX };
+            feed(&first, to_send, &origin, &feeder).await;
+        })];
+        for (link, end) in last.into_iter().enumerate() {
+            tasks.push(tokio::spawn(collect_all(link, end, results.clone(), Arc::clone(&links))));
+        }
+        let tick = match deployment.order() {
+            Order::Kept => TICK,
+            Order::Free => SHORT_TICK,
+        };
+        let (ledger, generation, again) = (Arc::clone(ledger), deployment.generation, frames.clone());
+        tasks.push(tokio::spawn(replay(ledger, generation, again, Arc::clone(&links), tick)));
         let tasks = Mutex::new(tasks.into_iter().map(AbortOnDropHandle::new).collect());
         Ok(Self { frames, ingress, links, tasks })
     }
@@ -117,91 +116,82 @@ impl Chain {
         let _ = self.frames.send(frame).await;
     }
 
+    /// Sends again what is in the chain, since a node in it was lost.
+    pub fn replay(&self) {
+        self.links.broken.notify_one();
+    }
+
     /// Ends the links for good.
     pub fn close(&self) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.links.feed.store(false, Ordering::Relaxed);
-        self.links.collect.store(false, Ordering::Relaxed);
+        self.all().for_each(|link| link.store(false, Ordering::Relaxed));
     }
 
-    /// Whether the link to the first stage is up.
-    pub fn is_fed(&self) -> bool {
-        self.links.feed.load(Ordering::Relaxed)
+    fn all(&self) -> impl Iterator<Item = &AtomicBool> {
+        self.links.feed.iter().chain(&self.links.collect)
     }
 
-    /// Whether both links are up.
+    /// Whether a request can go in and its answer come out.
     pub fn is_up(&self) -> bool {
-        self.links.feed.load(Ordering::Relaxed) && self.links.collect.load(Ordering::Relaxed)
+        is_any(&self.links.feed) && is_any(&self.links.collect)
     }
 
-    /// Waits until both links are up.
+    /// Waits until every link is up.
     pub async fn wait_until_up(&self) {
-        while !self.is_up() {
+        while !self.all().all(|link| link.load(Ordering::Relaxed)) {
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The stage, and the place among its nodes, of one to which there is no link: 0 where there are links to all.
+    pub fn missing(&self, last_stage: usize) -> (usize, usize) {
+        let down = |links: &[AtomicBool]| links.iter().position(|link| !link.load(Ordering::Relaxed));
+        match (down(&self.links.feed), down(&self.links.collect)) {
+            (None, Some(place)) => (last_stage, place),
+            (place, _) => (0, place.unwrap_or(0)),
         }
     }
 }
 
-async fn feed_all(
-    end: End,
-    mut frames: mpsc::Receiver<Outgoing>,
+/// What the sending end is watched for.
+struct Feeder {
     ledger: Arc<Ledger>,
     ingress: Arc<Ingress>,
     links: Arc<Links>,
-    broken: Arc<tokio::sync::Notify>,
-) {
-    let origin = Origin { node: "dispatcher".to_owned(), stage: usize::MAX };
-    let sent = |frame: &Outgoing, took| {
-        ingress.sent(frame.bytes(), took);
-        ledger.sent(&frame.tag);
-    };
-    let mut held = None;
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let error = match end.connect().await {
-            Ok((connection, credit)) => {
-                pause = FIRST_PAUSE;
-                links.feed.store(true, Ordering::Relaxed);
-                let result = send(connection, credit, &origin, &mut frames, &mut held, &end.limits.pool, &sent).await;
-                links.feed.store(false, Ordering::Relaxed);
-                broken.notify_one();
-                match result {
-                    Ok(()) => return,
-                    Err(error) => error,
-                }
-            }
-            Err(error) => error,
-        };
+}
+
+impl Watcher for Feeder {
+    fn sent(&self, frame: &Outgoing, took: Duration) {
+        self.ingress.sent(frame.bytes(), took);
+        self.ledger.sent(&frame.tag);
+    }
+
+    fn turned(&self, link: usize, is_up: bool) {
+        self.links.turn(&self.links.feed[link], is_up);
+    }
+
+    fn failed(&self, end: &End, error: &LinkError, _pause: &Pause) {
         tracing::warn!(relay = end.relay, %error, "no link to the first stage; retrying");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-async fn collect_all(
-    end: End,
-    results: mpsc::UnboundedSender<Incoming>,
-    origin: Origin,
-    links: Arc<Links>,
-    broken: Arc<tokio::sync::Notify>,
-) {
-    let mut pause = FIRST_PAUSE;
+async fn collect_all(link: usize, end: End, results: mpsc::UnboundedSender<Incoming>, links: Arc<Links>) {
+    let origin = Origin { node: end.name.clone(), stage: usize::MAX };
+    let mut pause = Pause::new();
     loop {
         let error = match end.connect().await {
             Ok((connection, _)) => {
-                pause = FIRST_PAUSE;
-                links.collect.store(true, Ordering::Relaxed);
+                pause.reset();
+                links.turn(&links.collect[link], true);
                 let mut deliver = |incoming| results.send(incoming).map_err(|_| "the dispatcher stops".to_owned());
                 let result = receive(connection, &origin, WINDOW, &CancellationToken::new(), &mut deliver).await;
-                links.collect.store(false, Ordering::Relaxed);
-                broken.notify_one();
+                links.turn(&links.collect[link], false);
                 result.err().unwrap_or(LinkError::Closed)
             }
             Err(error) => error,
         };
         tracing::warn!(relay = end.relay, %error, "no link to the last stage; retrying");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause.wait().await;
     }
 }
 
@@ -210,12 +200,13 @@ async fn replay(
     ledger: Arc<Ledger>,
     generation: u64,
     frames: mpsc::Sender<Outgoing>,
-    broken: Arc<tokio::sync::Notify>,
+    links: Arc<Links>,
+    tick: Duration,
 ) {
     loop {
         let again = tokio::select! {
-            () = broken.notified() => ledger.replay_sent(generation),
-            () = tokio::time::sleep(TICK) => ledger.replay_lost(generation),
+            () = links.broken.notified() => ledger.replay_sent(generation),
+            () = tokio::time::sleep(tick) => ledger.replay_lost(generation),
         };
         if !again.is_empty() {
             tracing::info!(generation, requests = again.len(), "sending pending requests again");

@@ -3,7 +3,9 @@
 use super::artifacts::Artifacts;
 use super::failure::PartFailed;
 use super::fleet::Member;
+use super::ledger::Order;
 use super::nodes::NodeClient;
+use super::placement::Homes;
 use crate::node::generation::{Assignment, Hop, Owner, Prepare};
 use crate::pipeline::Pipeline;
 use crate::relay::codec::Choice;
@@ -19,7 +21,7 @@ pub const LEASE: Duration = Duration::from_secs(15);
 /// How often the keeper looks whether a node was started anew.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// One stage on its node.
+/// One stage on one of its nodes.
 #[derive(Clone, Debug)]
 pub struct Placed {
     pub index: usize,
@@ -35,38 +37,41 @@ pub struct Deployment {
     pub owner: Owner,
     /// Codec of the hop from the dispatcher to the first stage.
     pub codec_in: Choice,
+    /// Stage by stage; where one has replicas, each of them.
     pub stages: Vec<Placed>,
 }
 
 /// Told of what takes time while deploying.
 pub trait Progress: Send + Sync {
-    /// `bytes` more of stage `stage`'s artifact, `total` long, went to its node.
-    fn shipped(&self, stage: usize, bytes: u64, total: u64);
-    /// Stage `stage` is loaded and warmed up.
+    /// `bytes` more of stage `stage`'s artifact, `total` long, went to `node`.
+    fn shipped(&self, stage: usize, node: &str, bytes: u64, total: u64);
+    /// Stage `stage` is loaded and warmed up on `node`.
     fn prepared(&self, stage: usize, node: &str);
 }
 
 /// Nobody is told.
 impl Progress for () {
-    fn shipped(&self, _stage: usize, _bytes: u64, _total: u64) {}
+    fn shipped(&self, _stage: usize, _node: &str, _bytes: u64, _total: u64) {}
     fn prepared(&self, _stage: usize, _node: &str) {}
 }
 
-/// Generation `generation` of `pipeline`: stage i on node i of `nodes`, in which a node may stand several times.
+/// Generation `generation` of `pipeline`: stage i on each of `homes[i]`. A node may run several stages.
 pub fn place(
     pipeline: &Arc<Pipeline>,
-    nodes: &[Arc<Member>],
+    homes: &[Vec<Arc<Member>>],
     generation: u64,
     owner: Owner,
     codec: Option<Choice>,
 ) -> Deployment {
     let mut stages = Vec::with_capacity(pipeline.stages.len());
-    for (i, (stage, node)) in pipeline.stages.iter().zip(nodes).enumerate() {
-        let next = nodes.get(i + 1).filter(|_| i + 1 < pipeline.stages.len());
-        let next = next.map(|node| Hop { relay: node.relay(), stage: i + 1 }).into_iter().collect();
+    for (index, (stage, home)) in pipeline.stages.iter().zip(homes).enumerate() {
+        let next = homes.get(index + 1).filter(|_| index + 1 < pipeline.stages.len());
+        let hop = |node: &Arc<Member>| Hop { relay: node.relay(), stage: index + 1 };
+        let next: Vec<Hop> = next.into_iter().flatten().map(hop).collect();
         let codec = codec.or(stage.codec).unwrap_or(Choice::Auto);
-        let assignment = Assignment { index: i, artifact: stage.digest, next, codec, lossy: stage.lossy.clone() };
-        stages.push(Placed { index: i, node: Arc::clone(node), assignment });
+        let assignment = Assignment { index, artifact: stage.digest, next, codec, lossy: stage.lossy.clone() };
+        let placed = |node: &Arc<Member>| Placed { index, node: Arc::clone(node), assignment: assignment.clone() };
+        stages.extend(home.iter().map(placed));
     }
     Deployment { pipeline: Arc::clone(pipeline), generation, owner, codec_in: codec.unwrap_or(Choice::Auto), stages }
 }
@@ -86,6 +91,28 @@ impl Part<'_> {
 }
 
 impl Deployment {
+    /// The nodes of stage `index`.
+    pub fn nodes_of(&self, index: usize) -> impl Iterator<Item = &Arc<Member>> {
+        self.stages.iter().filter(move |stage| stage.index == index).map(|stage| &stage.node)
+    }
+
+    /// The nodes of each stage.
+    pub fn homes(&self) -> Homes {
+        (0..self.pipeline.stages.len()).map(|index| self.nodes_of(index).cloned().collect()).collect()
+    }
+
+    /// Those that answer. A stage with none is lost.
+    pub fn homes_up(&self) -> Homes {
+        let mut homes = self.homes();
+        homes.iter_mut().for_each(|home| home.retain(|node| node.is_up()));
+        homes
+    }
+
+    /// How frames come out of its chain.
+    pub fn order(&self) -> Order {
+        if self.stages.len() > self.pipeline.stages.len() { Order::Free } else { Order::Kept }
+    }
+
     /// Each node once, with all its stages.
     fn parts(&self) -> Vec<Part<'_>> {
         let mut parts: Vec<Part<'_>> = Vec::new();
@@ -138,8 +165,8 @@ impl Deployment {
     }
 
     async fn ship(&self, stage: &Placed, artifacts: &Artifacts, progress: &Arc<dyn Progress>) -> Result<()> {
-        let (progress, index) = (Arc::clone(progress), stage.index);
-        let sent = move |bytes, total| progress.shipped(index, bytes, total);
+        let (progress, index, node) = (Arc::clone(progress), stage.index, stage.node.name());
+        let sent = move |bytes, total| progress.shipped(index, &node, bytes, total);
         artifacts.ship(&stage.node.client, &stage.assignment.artifact, sent).await
     }
 

@@ -287,8 +287,8 @@ impl Fleet {
 }
 
 /// The highest generation of `pipeline` that any of `nodes` has; 0 where there is none.
-pub async fn highest(nodes: &[Arc<Member>], pipeline: &str) -> Result<u64> {
-    let all = join_all(nodes.iter().map(|node| async {
+pub async fn highest(nodes: impl IntoIterator<Item = &Arc<Member>>, pipeline: &str) -> Result<u64> {
+    let all = join_all(nodes.into_iter().map(|node| async {
         let slots = node.client.slots().await;
         slots.with_context(|| format!("cannot tell which generations are on node \"{}\"", node.name()))
     }));

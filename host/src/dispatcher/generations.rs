@@ -5,16 +5,15 @@
 //! has changed until [`Generations::commit`] notes it durably and turns the ingress, in one moment, under the lock that
 //! requests enter by. So each request is one generation's, and a change that cannot be made costs nothing.
 
-use super::Rounding;
-use super::deploy::{self, Deployment, Progress};
+use super::deploy::{self, Progress};
 use super::failure::BrokenOff;
 use super::fleet::{self, Fleet, Member};
 use super::record::Record;
 use super::running::{Place, Running};
+use super::setup::Setup;
+use super::tentative::{Preparing, Tentative};
 use crate::artifact::Digest;
-use crate::node::generation::Owner;
 use crate::pipeline::Pipeline;
-use crate::relay::codec::Choice;
 use anyhow::{Context as _, Result, bail};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,16 +52,6 @@ pub enum Trouble {
     Stuck(String),
 }
 
-/// How generations are made.
-pub struct Setup {
-    pub owner: Owner,
-    /// Codec of every hop, whatever the pipeline says.
-    pub codec: Option<Choice>,
-    /// What `--pipeline` named.
-    pub given: Vec<Digest>,
-    pub rounding: Rounding,
-}
-
 pub struct Generations {
     pub fleet: Arc<Fleet>,
     pub place: Place,
@@ -75,53 +64,12 @@ pub struct Generations {
     /// The highest number that was ever given out, whatever became of it: a late word about an attempt that failed must
     /// not meet another generation.
     highest: AtomicU64,
-    /// The one that is being prepared; 0 for none.
-    preparing: AtomicU64,
+    preparing: Preparing,
     /// One change at a time.
     change: AsyncMutex<()>,
     /// Breaks off the change that is being made.
     interrupt: Mutex<CancellationToken>,
     pub trouble: watch::Sender<Trouble>,
-}
-
-/// A generation that is prepared; dropped from its nodes again unless it is committed.
-pub struct Tentative {
-    deployment: Option<Arc<Deployment>>,
-    runtime: tokio::runtime::Handle,
-}
-
-impl Tentative {
-    fn new(deployment: &Arc<Deployment>) -> Self {
-        Self { deployment: Some(Arc::clone(deployment)), runtime: tokio::runtime::Handle::current() }
-    }
-
-    fn keep(mut self) {
-        self.deployment = None;
-    }
-}
-
-impl Drop for Tentative {
-    fn drop(&mut self) {
-        if let Some(deployment) = self.deployment.take() {
-            self.runtime.spawn(async move { deployment.remove(Duration::ZERO).await });
-        }
-    }
-}
-
-/// Notes that a generation is being prepared, until it is dropped.
-struct Preparing<'a>(&'a Generations);
-
-impl<'a> Preparing<'a> {
-    fn new(generations: &'a Generations, number: u64) -> Self {
-        generations.preparing.store(number, Ordering::Relaxed);
-        Self(generations)
-    }
-}
-
-impl Drop for Preparing<'_> {
-    fn drop(&mut self) {
-        self.0.preparing.store(0, Ordering::Relaxed);
-    }
 }
 
 impl Generations {
@@ -136,7 +84,7 @@ impl Generations {
             retiring: Mutex::default(),
             chosen: AtomicU64::new(0),
             highest,
-            preparing: AtomicU64::new(0),
+            preparing: Preparing::default(),
             change: AsyncMutex::new(()),
             interrupt: Mutex::default(),
             trouble: watch::Sender::new(Trouble::None),
@@ -218,21 +166,24 @@ impl Generations {
         done.unwrap_or_else(|| Err(BrokenOff.into()))
     }
 
-    /// Has `nodes` prepare the next generation, stage i on node i, and opens its chain.
+    /// Has the next generation prepared, stage i on each of `homes[i]`, and opens its chain.
     pub async fn prepare(
         &self,
         pipeline: &Arc<Pipeline>,
-        nodes: &[Arc<Member>],
+        homes: &[Vec<Arc<Member>>],
         progress: &Arc<dyn Progress>,
     ) -> Result<(Arc<Running>, Tentative)> {
-        let known = fleet::highest(nodes, &pipeline.name).await?;
+        if let Some(index) = homes.iter().position(Vec::is_empty) {
+            bail!("no node of stage {index} answers");
+        }
+        let known = fleet::highest(homes.iter().flatten(), &pipeline.name).await?;
         let number = known.max(self.highest.load(Ordering::Relaxed)).checked_add(1);
         let number = number.context("a node has a generation of the highest number that there is; drop it there")?;
         self.highest.fetch_max(number, Ordering::Relaxed);
-        let _preparing = Preparing::new(self, number);
+        let mark = self.preparing.mark(number);
         let owner = self.setup.owner.clone();
-        let deployment = Arc::new(deploy::place(pipeline, nodes, number, owner, self.setup.codec));
-        let tentative = Tentative::new(&deployment);
+        let deployment = Arc::new(deploy::place(pipeline, homes, number, owner, self.setup.codec));
+        let tentative = Tentative::new(&deployment, mark);
         deployment.prepare(&self.place.artifacts, progress).await?;
         let running = match Running::open(&self.place, Arc::clone(&deployment)).await {
             Ok(running) => running,
@@ -255,11 +206,8 @@ impl Generations {
         }
         let note = || self.record.activate(&next.deployment, &self.setup.given);
         tokio::task::block_in_place(note).context("the new generation cannot be noted as the active one")?;
-        if let Some(tentative) = tentative {
-            tentative.keep();
-        }
         let mut ingress = self.ingress.write().unwrap_or_else(PoisonError::into_inner);
-        let first = self.place.ledger.turn(next.number());
+        let first = self.place.ledger.turn(next.number(), next.deployment.order());
         let replaced = ingress.active.replace(Arc::clone(next));
         let canary = ingress.canary.take().map(|canary| canary.running);
         let replaced: Vec<_> =
@@ -267,6 +215,8 @@ impl Generations {
         // Seen as draining from the first moment.
         self.retiring().extend(replaced.iter().cloned());
         drop(ingress);
+        // Not before it is known as the active one.
+        tentative.map(Tentative::keep);
         tracing::info!(generation = next.number(), first_seq = first, "active");
         for running in replaced {
             tokio::spawn(Arc::clone(self).retire(running, before));
@@ -276,10 +226,11 @@ impl Generations {
 
     /// Sends a share of the requests to a prepared generation; none before the number that this gives is its own.
     pub fn try_out(&self, next: &Arc<Running>, tentative: Tentative, share: f64) -> u64 {
-        tentative.keep();
         let mut ingress = self.ingress.write().unwrap_or_else(PoisonError::into_inner);
-        let first = self.place.ledger.open(next.number());
+        let first = self.place.ledger.open(next.number(), next.deployment.order());
         ingress.canary = Some(Canary { running: Arc::clone(next), share });
+        drop(ingress);
+        tentative.keep();
         tracing::info!(generation = next.number(), share, "on trial");
         first
     }
@@ -359,8 +310,7 @@ impl Generations {
 
     /// Whether `generation` is one that this dispatcher uses, or is about to.
     pub fn knows(&self, generation: u64) -> bool {
-        self.preparing.load(Ordering::Relaxed) == generation
-            || self.all().iter().any(|(_, running)| running.number() == generation)
+        self.preparing.has(generation) || self.all().iter().any(|(_, running)| running.number() == generation)
     }
 
     /// Ends all links and frees all nodes.

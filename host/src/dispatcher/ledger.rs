@@ -20,6 +20,11 @@ use tokio::sync::oneshot;
 const SLACK: u32 = 4;
 /// Replays without any answer in between double the patience, so often at most.
 const DOUBLINGS: u32 = 6;
+/// Where frames may overtake each other, one that was overtaken is taken to be lost after so many times the slowest answer
+/// lately …
+const LATE: u32 = 2;
+/// … or after this part of the ledger's patience, whichever is longer. Each further attempt is given twice the time.
+const LEAST_LATE: u32 = 100;
 
 /// What a chain answered.
 pub type Answer = Result<Vec<Named>, Failure>;
@@ -34,6 +39,15 @@ pub struct Reply {
     pub sent: Option<Instant>,
     /// When the frame that answers came out of the last.
     pub arrived: Option<Instant>,
+}
+
+/// How frames come out of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As they went in: each stage runs on one node.
+    Kept,
+    /// They may overtake each other: a stage runs on several.
+    Free,
 }
 
 /// Pending requests of one pipeline.
@@ -57,6 +71,7 @@ struct State {
 struct Lane {
     /// Whether requests may enter.
     open: bool,
+    order: Order,
     /// Frames that went onto the first link so far.
     sent: u64,
     /// When a frame last went into an empty chain, or an answer came out of it.
@@ -68,8 +83,8 @@ struct Lane {
 }
 
 impl Lane {
-    fn new() -> Self {
-        Self { open: false, sent: 0, progress: Instant::now(), fruitless: 0, slowest: Duration::ZERO }
+    fn new(order: Order) -> Self {
+        Self { open: false, order, sent: 0, progress: Instant::now(), fruitless: 0, slowest: Duration::ZERO }
     }
 }
 
@@ -102,8 +117,8 @@ impl Pending {
 enum Place {
     /// Before the first link.
     Queued,
-    /// In the chain, as the `order`-th frame that went in.
-    Sent { order: u64 },
+    /// In the chain since `at`, as the `order`-th frame that went in.
+    Sent { order: u64, at: Instant, overtaken: bool },
     /// A later one came out, and frames do not overtake each other.
     Lost,
 }
@@ -133,17 +148,17 @@ impl Ledger {
     }
 
     /// Lets requests into `generation`, none of which has a lower number than this gives.
-    pub fn open(&self, generation: u64) -> u64 {
+    pub fn open(&self, generation: u64, order: Order) -> u64 {
         let mut state = self.lock();
-        state.lanes.entry(generation).or_insert_with(Lane::new).open = true;
+        state.lanes.entry(generation).or_insert_with(|| Lane::new(order)).open = true;
         state.next_seq
     }
 
     /// Lets requests into `to` and no more into any other generation, in one moment. The first request that can be
     /// `to`'s has the number that this gives.
-    pub fn turn(&self, to: u64) -> u64 {
+    pub fn turn(&self, to: u64, order: Order) -> u64 {
         let mut state = self.lock();
-        state.lanes.entry(to).or_insert_with(Lane::new);
+        state.lanes.entry(to).or_insert_with(|| Lane::new(order));
         state.lanes.iter_mut().for_each(|(&generation, lane)| lane.open = generation == to);
         state.next_seq
     }
@@ -221,9 +236,10 @@ impl Ledger {
         let order = lane.sent;
         let same = |pending: &&mut Pending| pending.attempt == tag.attempt && pending.generation == tag.generation;
         if let Some(pending) = pending.get_mut(&tag.seq).filter(same) {
-            pending.place = Place::Sent { order };
-            let sent = *pending.sent_here.get_or_insert_with(Instant::now);
-            pending.first_sent.get_or_insert(sent);
+            let at = Instant::now();
+            pending.place = Place::Sent { order, at, overtaken: false };
+            pending.sent_here.get_or_insert(at);
+            pending.first_sent.get_or_insert(at);
         }
     }
 
@@ -259,18 +275,25 @@ impl Ledger {
             return false;
         }
         let Some(pending) = state.pending.remove(&tag.seq) else { return false };
-        if let Some(lane) = state.lanes.get_mut(&tag.generation) {
+        // Where an earlier attempt has answered, the place of this one says nothing.
+        let (answered, since) = match pending.place {
+            Place::Sent { order, at, .. } if tag.attempt == pending.attempt => (Some(order), Some(at)),
+            _ => (None, pending.sent_here),
+        };
+        let State { pending: others, lanes, .. } = &mut *state;
+        if let Some(lane) = lanes.get_mut(&tag.generation) {
             lane.progress = Instant::now();
             lane.fruitless = 0;
-            let took = pending.sent_here.map_or(Duration::ZERO, |at| at.elapsed());
+            let took = since.map_or(Duration::ZERO, |at| at.elapsed());
             lane.slowest = took.max(lane.slowest.mul_f32(0.99));
-        }
-        // Where an earlier attempt has answered, the order of this one says nothing.
-        if let (Place::Sent { order: answered }, true) = (pending.place, tag.attempt == pending.attempt) {
-            let beside = state.pending.values_mut().filter(|other| other.generation == tag.generation);
-            for overtaken in beside {
-                if matches!(overtaken.place, Place::Sent { order, .. } if order < answered) {
-                    overtaken.place = Place::Lost;
+            for other in others.values_mut().filter(|other| other.generation == tag.generation) {
+                if let Place::Sent { order, overtaken, .. } = &mut other.place
+                    && answered.is_some_and(|answered| *order < answered)
+                {
+                    match lane.order {
+                        Order::Kept => other.place = Place::Lost,
+                        Order::Free => *overtaken = true,
+                    }
                 }
             }
         }
@@ -283,13 +306,13 @@ impl Ledger {
 
     /// Frames of `generation` to send again since a link broke: all that were in the chain.
     pub fn replay_sent(&self, generation: u64) -> Vec<Outgoing> {
-        self.replay(generation, |place| place != Place::Queued)
+        self.replay(generation, |pending| pending.place != Place::Queued)
     }
 
-    /// Frames of `generation` to send again since they were lost: those that were overtaken, and all if the chain gives no
-    /// answers.
+    /// Frames of `generation` to send again since they were lost: those that were overtaken, where frames do not overtake each
+    /// other or they are late as well, and all if the chain gives no answers.
     pub fn replay_lost(&self, generation: u64) -> Vec<Outgoing> {
-        let stalled = {
+        let (stalled, late) = {
             let mut state = self.lock();
             let State { pending, lanes, .. } = &mut *state;
             let Some(lane) = lanes.get_mut(&generation) else { return Vec::new() };
@@ -300,16 +323,23 @@ impl Ledger {
                 lane.progress = Instant::now();
                 lane.fruitless += 1;
             }
-            stalled
+            (stalled, (self.patience / LEAST_LATE).max(lane.slowest * LATE))
         };
-        self.replay(generation, |place| if stalled { place != Place::Queued } else { place == Place::Lost })
+        self.replay(generation, |pending| match pending.place {
+            Place::Queued => false,
+            Place::Sent { at, overtaken: true, .. } => {
+                stalled || at.elapsed() > late * 2u32.pow(pending.attempt.min(DOUBLINGS))
+            }
+            Place::Sent { .. } => stalled,
+            Place::Lost => true,
+        })
     }
 
-    fn replay(&self, generation: u64, due: impl Fn(Place) -> bool) -> Vec<Outgoing> {
+    fn replay(&self, generation: u64, due: impl Fn(&Pending) -> bool) -> Vec<Outgoing> {
         let mut state = self.lock();
         let mut frames = Vec::new();
         for (&seq, pending) in &mut state.pending {
-            if pending.generation == generation && due(pending.place) {
+            if pending.generation == generation && due(pending) {
                 pending.attempt += 1;
                 pending.place = Place::Queued;
                 frames.push(self.outgoing(seq, pending));

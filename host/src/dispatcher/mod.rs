@@ -10,13 +10,17 @@ mod generations;
 mod ingress;
 pub mod ledger;
 pub mod nodes;
+mod placement;
 mod record;
 mod recovery;
 mod repeats;
 mod rollout;
 mod running;
 mod service;
+mod setup;
 mod swap;
+mod tentative;
+mod upkeep;
 
 use crate::buffer::Pool;
 use crate::node::generation::Owner;
@@ -29,15 +33,18 @@ use admin::Admin;
 use anyhow::{Context as _, Result, anyhow, bail};
 use artifacts::Artifacts;
 use deploy::Progress;
-use fleet::{Fleet, Member};
-use generations::{Before, Generations, Setup};
+use fleet::Fleet;
+use generations::{Before, Generations};
 use ledger::Ledger;
 use nodes::Taken;
+use placement::{Homes, has};
 use record::{Active, Record};
 use repeats::Repeats;
 use reqwest::Url;
 use running::Place;
 use service::{Parts, Service};
+use setup::Setup;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,10 +67,12 @@ pub struct Config {
     pub name: String,
     /// Folder with `pipeline.json`.
     pub pipeline: PathBuf,
-    /// Stage i runs on node i; further ones are spares.
-    pub nodes: Vec<Url>,
-    /// Nodes that take over from those that are lost.
+    /// The nodes of each stage.
+    pub nodes: Vec<Vec<Url>>,
+    /// Nodes that take over from those that are lost, or make up for replicas that are wanted beyond `nodes`.
     pub spares: Vec<Url>,
+    /// On how many nodes stages run, where not as the pipeline says.
+    pub replicas: BTreeMap<usize, usize>,
     /// Where it writes down what a next life needs to go on; `None` for nowhere.
     pub state_dir: Option<PathBuf>,
     /// Bytes of artifacts that it keeps of those that were sent to it.
@@ -130,31 +139,34 @@ impl Dispatcher {
     /// Deploys: ships artifacts, has the nodes prepare a generation, and opens the chain. Where `shutdown` comes first, the
     /// nodes drop what they have of it.
     pub async fn deploy(config: Config, progress: Arc<dyn Progress>, shutdown: &CancellationToken) -> Result<Self> {
-        let given = config.rounding.of(Pipeline::read(&config.pipeline)?);
-        if config.nodes.len() < given.stages.len() {
-            bail!(
-                "pipeline \"{}\" has {} stages, only {} nodes were given",
-                given.name,
-                given.stages.len(),
-                config.nodes.len()
-            );
-        }
+        let given = Pipeline::read(&config.pipeline)?;
+        let digests: Vec<_> = given.stages.iter().map(|stage| stage.digest).collect();
+        let incarnation = random()?;
+        let mut setup = Setup {
+            owner: Owner { name: config.name.clone(), incarnation, heir_of: Vec::new() },
+            codec: config.codec,
+            given: digests.clone(),
+            rounding: config.rounding,
+            replicas: config.replicas.clone(),
+        };
+        let given = setup.adjusted(given);
         let artifacts = Arc::new(Artifacts::open(config.state_dir.as_deref(), config.store_limit)?);
         artifacts.know(&given, &config.pipeline);
         let record = Record::open(config.state_dir.as_deref())?;
-        let incarnation = random()?;
-        let heir_of = record.begin(incarnation)?;
-        let digests: Vec<_> = given.stages.iter().map(|stage| stage.digest).collect();
+        setup.owner.heir_of = record.begin(incarnation)?;
         let before = record.active().filter(|active| active.pipeline.name == given.name && active.given == digests);
-        let mut urls: Vec<Url> = config.nodes.iter().chain(&config.spares).cloned().collect();
-        for url in before.iter().flat_map(|active| &active.nodes).filter_map(|url| url.parse().ok()) {
+        let known = before.iter().flat_map(|active| &active.nodes).flat_map(|home| home.urls());
+        let known = known.filter_map(|url| url.parse().ok());
+        let mut urls: Vec<Url> = Vec::new();
+        for url in config.nodes.iter().flatten().chain(&config.spares).cloned().chain(known) {
             if !urls.contains(&url) {
                 urls.push(url);
             }
         }
+        let needed = config.nodes.iter().map(Vec::len).sum();
         let fleet = Arc::new(Fleet::new(urls, &config.token)?);
         // A life that goes on can do so on other nodes.
-        fleet.meet(if before.is_some() { 0 } else { given.stages.len() }).await?;
+        fleet.meet(if before.is_some() { 0 } else { needed }).await?;
         let pool = Pool::new(POOL);
         let limits = Limits { max_tensor: usize::MAX, max_parts: 0, pool: pool.clone(), stall: config.bounds.stall };
         let place = Place {
@@ -164,20 +176,10 @@ impl Dispatcher {
             ledger: Ledger::new(&given.name, incarnation, config.replay_after),
             artifacts,
         };
-        let setup = Setup {
-            owner: Owner { name: config.name.clone(), incarnation, heir_of },
-            codec: config.codec,
-            given: digests,
-            rounding: config.rounding,
-        };
         let generations = Generations::new(fleet, place, setup, record);
-        let (pipeline, nodes) = first(
-            &generations,
-            given,
-            before.map(|before| Active { pipeline: config.rounding.of(before.pipeline), ..before }),
-        )?;
+        let (pipeline, homes) = first(&generations, given, &config.nodes, before)?;
         warn_of_lossy(&pipeline, config.codec);
-        start(&generations, &pipeline, &nodes, &progress, shutdown).await?;
+        start(&generations, &pipeline, &homes, &progress, shutdown).await?;
         let service = Arc::new(Service::new(Parts {
             metadata: ModelMetadata {
                 name: pipeline.name.clone(),
@@ -197,7 +199,8 @@ impl Dispatcher {
         let also = |task| AbortOnDropHandle::new(task);
         tasks.push(also(tokio::spawn(swap::serve(Arc::clone(&generations), seen))));
         tasks.push(also(tokio::spawn(recovery::serve(Arc::clone(&generations), config.replan_after))));
-        tasks.push(also(tokio::spawn(recovery::provision(Arc::clone(&generations)))));
+        tasks.push(also(tokio::spawn(upkeep::provision(Arc::clone(&generations)))));
+        tasks.push(also(tokio::spawn(upkeep::sweep(Arc::clone(&generations)))));
         let Config { token, api_token, request_memory, repeat_window, drain, bounds, .. } = config;
         Ok(Self { service, generations, token, api_token, request_memory, repeat_window, drain, bounds, tasks })
     }
@@ -244,41 +247,52 @@ impl Dispatcher {
 fn first(
     generations: &Generations,
     given: Pipeline,
+    nodes: &[Vec<Url>],
     before: Option<Active>,
-) -> Result<(Arc<Pipeline>, Vec<Arc<Member>>)> {
+) -> Result<(Arc<Pipeline>, Homes)> {
     let fleet = &generations.fleet;
+    let member = |url: &str| fleet.by_url(url).filter(|node| node.is_up()).cloned();
     let Some(Active { pipeline, nodes, generation, .. }) = before else {
-        let nodes = fleet.members().iter().take(given.stages.len()).cloned().collect();
-        return Ok((Arc::new(given), nodes));
+        let homes: Homes =
+            nodes.iter().map(|home| home.iter().filter_map(|url| member(url.as_str())).collect()).collect();
+        let homes = placement::fill(&given.wanted(), &homes, fleet.up());
+        if let Some(index) = homes.iter().position(Vec::is_empty) {
+            bail!("there is no node for stage {index}");
+        }
+        return Ok((Arc::new(given), homes));
     };
     tracing::info!(generation, "going on where the last life of this dispatcher ended");
-    let mut taken: Vec<Arc<Member>> = Vec::new();
-    let homes: Vec<Option<Arc<Member>>> =
-        nodes.iter().map(|url| fleet.by_url(url).filter(|node| node.is_up()).cloned()).collect();
-    for (index, home) in homes.iter().enumerate() {
-        let free = |node: &&Arc<Member>| {
-            let used = homes.iter().flatten().chain(&taken).any(|used| Arc::ptr_eq(used, node));
-            !used
-        };
-        let node = home.clone().or_else(|| fleet.up().find(free).cloned());
-        let node = node.or_else(|| fleet.up().next().cloned());
-        let node = node.with_context(|| format!("no node answers that stage {index} could run on"))?;
-        taken.push(node);
+    let mut pipeline = generations.setup.adjusted(pipeline);
+    if pipeline.stages.len() == given.stages.len() {
+        // As this life was told, not the last one.
+        for (stage, given) in pipeline.stages.iter_mut().zip(&given.stages) {
+            stage.replicas = given.replicas;
+            stage.nodes.clone_from(&given.nodes);
+        }
     }
-    Ok((Arc::new(pipeline), taken))
+    let now: Homes = nodes.iter().map(|home| home.urls().iter().filter_map(|url| member(url)).collect()).collect();
+    let mut homes = placement::fill(&pipeline.wanted(), &now, fleet.up());
+    for index in 0..homes.len() {
+        if homes[index].is_empty() {
+            let shared = fleet.up().find(|node| !has(&homes, node)).or_else(|| fleet.up().next());
+            let node = shared.with_context(|| format!("no node answers that stage {index} could run on"))?;
+            homes[index].push(Arc::clone(node));
+        }
+    }
+    Ok((Arc::new(pipeline), homes))
 }
 
 /// Has the first generation prepared and makes it active; what earlier dispatchers left is dropped.
 async fn start(
     generations: &Arc<Generations>,
     pipeline: &Arc<Pipeline>,
-    nodes: &[Arc<Member>],
+    homes: &Homes,
     progress: &Arc<dyn Progress>,
     shutdown: &CancellationToken,
 ) -> Result<()> {
     let started = Instant::now();
     let (running, tentative) = loop {
-        let work = generations.prepare(pipeline, nodes, progress);
+        let work = generations.prepare(pipeline, homes, progress);
         let prepared = shutdown.run_until_cancelled(work).await;
         match prepared.unwrap_or_else(|| Err(anyhow!("interrupted while deploying"))) {
             Ok(prepared) => break prepared,
@@ -293,10 +307,10 @@ async fn start(
     generations.commit(&running, Some(tentative), Before::Finishes)?;
     // Beside what follows: results of a life that died wait on the nodes for somebody to collect them, and who asks now need
     // not wait with them.
-    let (first, name, nodes) = (running.number(), pipeline.name.clone(), nodes.to_vec());
+    let (first, name, homes) = (running.number(), pipeline.name.clone(), homes.clone());
     tokio::spawn(async move {
         let own = |generation| generation >= first;
-        let sweeps = nodes.iter().map(|node| deploy::sweep(&node.client, &name, None, DRAIN_OLD, own));
+        let sweeps = homes.iter().flatten().map(|node| deploy::sweep(&node.client, &name, None, DRAIN_OLD, own));
         futures_util::future::join_all(sweeps).await;
     });
     Ok(())

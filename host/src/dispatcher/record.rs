@@ -4,6 +4,7 @@
 //! renamed into place. One that was prepared and is not in the file was never used, and is dropped.
 
 use super::deploy::Deployment;
+use super::fleet::Member;
 use crate::artifact::Digest;
 use crate::pipeline::Pipeline;
 use anyhow::{Context as _, Result};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const FORMAT: u32 = 1;
 /// Earlier lives whose generations may still be on some node.
@@ -37,11 +38,35 @@ struct Noted {
 pub struct Active {
     pub generation: u64,
     pub pipeline: Pipeline,
-    /// The node of each stage.
-    pub nodes: Vec<String>,
+    /// The nodes of each stage.
+    pub nodes: Vec<Home>,
     /// What `--pipeline` named when this was first deployed: a dispatcher that is started with another one is meant to
     /// deploy that.
     pub given: Vec<Digest>,
+}
+
+/// The URLs of a stage's nodes. Records of before there were replicas have one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Home {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Home {
+    fn new(nodes: &[Arc<Member>]) -> Self {
+        match nodes {
+            [only] => Self::One(only.url().to_string()),
+            several => Self::Several(several.iter().map(|node| node.url().to_string()).collect()),
+        }
+    }
+
+    pub fn urls(&self) -> &[String] {
+        match self {
+            Self::One(url) => std::slice::from_ref(url),
+            Self::Several(urls) => urls,
+        }
+    }
 }
 
 impl Record {
@@ -86,7 +111,7 @@ impl Record {
         let active = Active {
             generation: deployment.generation,
             pipeline: Pipeline::clone(&deployment.pipeline),
-            nodes: deployment.stages.iter().map(|stage| stage.node.url().to_string()).collect(),
+            nodes: deployment.homes().iter().map(|home| Home::new(home)).collect(),
             given: given.to_vec(),
         };
         let mut noted = self.noted();
@@ -107,5 +132,18 @@ impl Record {
             path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
         };
         write().with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Home;
+
+    #[test]
+    fn homes_of_before_there_were_replicas_can_be_read() {
+        let homes: Vec<Home> = serde_json::from_str(r#"["http://a:1/", ["http://b:1/", "http://c:1/"]]"#).unwrap();
+        let urls: Vec<&[String]> = homes.iter().map(Home::urls).collect();
+        assert_eq!(urls, [&["http://a:1/"][..], &["http://b:1/", "http://c:1/"]]);
+        assert_eq!(serde_json::to_string(&homes[0]).unwrap(), "\"http://a:1/\"", "earlier versions can read it");
     }
 }

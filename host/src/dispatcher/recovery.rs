@@ -1,13 +1,15 @@
 //! When nodes are lost: their stages move to spare nodes, or onto those that are left, as another generation; what was
 //! pending starts again there.
 
-use super::deploy::{self, Placed, Progress};
+use super::deploy::{Deployment, Progress};
 use super::failure::PartFailed;
 use super::fleet::{Certainty, Down, Member};
 use super::generations::{Before, Generations, Trouble};
+use super::placement::{Homes, has};
 use super::running::Running;
+use super::upkeep;
 use anyhow::{Context as _, Result, bail};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,8 +31,8 @@ type Unfit = HashMap<(usize, String), Instant>;
 enum Plan {
     /// Every stage has a node that answers.
     Whole,
-    /// The stages to run on these nodes; `None` where nothing is lost by what is there now.
-    Move(Vec<Arc<Member>>, Before),
+    /// The stages to run on these nodes.
+    Move(Homes, Before),
     /// Stage `index` has no node, and there is none to give it.
     Stuck(String),
 }
@@ -47,7 +49,7 @@ pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
         }
         unfit.retain(|_, since| since.elapsed() < UNFIT);
         if let Some((canary, _)) = generations.canary()
-            && canary.deployment.stages.iter().any(|stage| !stage.node.is_up())
+            && canary.deployment.homes_up().iter().any(Vec::is_empty)
             // It is being promoted or aborted otherwise.
             && let Some(_change) = generations.try_change()
             && generations.canary().is_some_and(|(now, _)| Arc::ptr_eq(&now, &canary))
@@ -69,14 +71,14 @@ pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
             *before = trouble;
             changed
         });
-        if let Plan::Move(nodes, before) = plan
-            && let Err(error) = mend(&generations, &active, &nodes, before).await
+        if let Plan::Move(homes, before) = plan
+            && let Err(error) = mend(&generations, &active, &homes, before).await
         {
             tracing::warn!(error = format!("{error:#}"), "cannot move stages; trying on");
             let failed = error.downcast_ref::<PartFailed>().map(|part| part.node.as_str());
-            for (stage, node) in active.deployment.stages.iter().zip(&nodes) {
-                if !Arc::ptr_eq(&stage.node, node) && failed == Some(node.url().as_str()) {
-                    unfit.insert((stage.index, node.url().to_string()), Instant::now());
+            for (index, node) in moved(&active.deployment.homes(), &homes) {
+                if failed == Some(node.url().as_str()) {
+                    unfit.insert((index, node.url().to_string()), Instant::now());
                 }
             }
             tokio::time::sleep(BREATH).await;
@@ -84,85 +86,137 @@ pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
     }
 }
 
-/// Has nodes that came back drop what nobody needs any more. Whether any node has come, gone, or started anew.
+/// Tells generations of nodes that are lost, and has those that came back drop what nobody needs any more. Whether any node
+/// has come, gone, or started anew.
 fn revisit(generations: &Arc<Generations>, epochs: &mut HashMap<String, (Option<u64>, bool)>) -> bool {
     let mut changed = false;
     for member in generations.fleet.members() {
         let now = (member.epoch(), member.is_up());
         let before = epochs.insert(member.url().to_string(), now);
         changed |= before != Some(now);
-        if before.is_some_and(|(_, was_up)| !was_up) && now.1 {
-            let (generations, member) = (Arc::clone(generations), Arc::clone(member));
-            tokio::spawn(async move {
-                let (pipeline, incarnation) = {
-                    let Some(active) = generations.active() else { return };
-                    (active.deployment.pipeline.name.clone(), generations.setup.owner.incarnation)
-                };
-                let keep = |generation| generations.knows(generation);
-                deploy::sweep(&member.client, &pipeline, Some(incarnation), Duration::ZERO, keep).await;
-            });
+        match (before, now.1) {
+            (Some((_, true)), false) => generations.all().iter().for_each(|(_, running)| running.lost(member)),
+            (Some((_, false)), true) => {
+                let (generations, member) = (Arc::clone(generations), Arc::clone(member));
+                tokio::spawn(async move { upkeep::sweep_one(&generations, &member).await });
+            }
+            _ => {}
         }
     }
     changed
 }
 
 fn plan(generations: &Generations, active: &Running, replan_after: Duration, unfit: &Unfit) -> Plan {
-    let stages = &active.deployment.stages;
-    let lost: Vec<usize> = stages.iter().filter(|stage| !stage.node.is_up()).map(|stage| stage.index).collect();
-    let mut nodes: Vec<Arc<Member>> = stages.iter().map(|stage| Arc::clone(&stage.node)).collect();
+    let deployment = &active.deployment;
+    let mut homes = deployment.homes_up();
     let fits = |index: usize, node: &Arc<Member>| !unfit.contains_key(&(index, node.url().to_string()));
-    let idle = |nodes: &[Arc<Member>], index: usize| {
-        let free = |node: &&Arc<Member>| !nodes.iter().any(|used| Arc::ptr_eq(used, node)) && fits(index, node);
+    let idle = |homes: &Homes, index: usize| {
+        let free = |node: &&Arc<Member>| !has(homes, node) && fits(index, node);
         generations.fleet.up().find(free).cloned()
     };
+    let lost: Vec<usize> = (0..homes.len()).filter(|&index| homes[index].is_empty()).collect();
     if lost.is_empty() {
-        // Stages that had to share a node spread out again.
-        let shared = |index: usize| (0..index).any(|other| Arc::ptr_eq(&nodes[other], &nodes[index]));
-        let crowded = (1..nodes.len()).find(|&index| shared(index));
-        return match crowded.and_then(|index| Some((index, idle(&nodes, index)?))) {
-            Some((index, node)) if active.age() > SETTLED => {
-                nodes[index] = node;
-                Plan::Move(nodes, Before::Finishes)
-            }
-            _ => Plan::Whole,
+        if active.age() <= SETTLED {
+            return Plan::Whole;
+        }
+        return match spread_out(deployment, &mut homes, idle) {
+            true => Plan::Move(homes, Before::Finishes),
+            false => Plan::Whole,
         };
     }
     for &index in &lost {
-        let stage = &stages[index];
-        let Some(Down { since, cause, certainty }) = stage.node.down() else { continue };
-        if let Some(node) = idle(&nodes, index) {
-            nodes[index] = node;
+        let Some(lost) = Loss::of(deployment, index) else { continue };
+        if let Some(node) = idle(&homes, index) {
+            homes[index].push(node);
+            continue;
+        }
+        // One of several nodes of another stage can be spared.
+        let several = |home: &&mut Vec<Arc<Member>>| home.len() > 1 && home.iter().any(|node| fits(index, node));
+        if let Some(home) = homes.iter_mut().filter(several).max_by_key(|home| home.len())
+            && let Some(at) = home.iter().rposition(|node| fits(index, node))
+        {
+            let node = home.remove(at);
+            homes[index].push(node);
             continue;
         }
         // The node may come back before long; moving in with another stage is the last resort.
-        let load = |node: &Arc<Member>| nodes.iter().filter(|used| Arc::ptr_eq(used, node)).count();
+        let load = |node: &Arc<Member>| homes.iter().flatten().filter(|used| Arc::ptr_eq(used, node)).count();
         let room = generations.fleet.up().filter(|node| fits(index, node)).min_by_key(|node| load(node)).cloned();
         match room {
-            Some(node) if since.elapsed() > replan_after => nodes[index] = node,
+            Some(node) if lost.since.elapsed() > replan_after => homes[index].push(node),
             // It may only be slow, and nothing is gained by thinking otherwise.
-            _ if certainty == Certainty::Late && since.elapsed() < DOUBT => return Plan::Whole,
+            _ if lost.certainty == Certainty::Late && lost.since.elapsed() < DOUBT => return Plan::Whole,
             room => {
-                let name = stage.node.name();
                 let hope = match room {
                     Some(_) => "it moves to another one if that lasts",
                     None => "no other node has room for it; the dispatcher keeps trying",
                 };
-                let pipeline = &active.deployment.pipeline.name;
-                return Plan::Stuck(format!(
-                    "stage {index} of pipeline \"{pipeline}\": its node \"{name}\" does not answer ({cause}); {hope}"
-                ));
+                let (name, what) = (&deployment.pipeline.name, &lost.what);
+                return Plan::Stuck(format!("stage {index} of pipeline \"{name}\": {what}; {hope}"));
             }
         }
     }
-    Plan::Move(nodes, Before::IsLost)
+    Plan::Move(homes, Before::IsLost)
 }
 
-async fn mend(
-    generations: &Arc<Generations>,
-    active: &Arc<Running>,
-    nodes: &[Arc<Member>],
-    before: Before,
-) -> Result<()> {
+/// Gives idle nodes to stages that share theirs with another one, and to those that have fewer than they are to have: `true`
+/// if there was one to give.
+fn spread_out(deployment: &Deployment, homes: &mut Homes, idle: impl Fn(&Homes, usize) -> Option<Arc<Member>>) -> bool {
+    let crowded = (1..homes.len()).find(|&index| homes[index].iter().any(|node| has(&homes[..index], node)));
+    if let Some(index) = crowded {
+        let Some(node) = idle(homes, index) else { return false };
+        homes[index] = vec![node];
+        return true;
+    }
+    let mut is_any = false;
+    for (index, wanted) in deployment.pipeline.wanted().into_iter().enumerate() {
+        // One that is away for a moment has its place when it comes back.
+        let away = deployment.nodes_of(index).filter_map(|node| node.down());
+        let away = away.filter(|down| down.since.elapsed() <= SETTLED).count();
+        while homes[index].len() + away < wanted
+            && let Some(node) = idle(homes, index)
+        {
+            homes[index].push(node);
+            is_any = true;
+        }
+    }
+    is_any
+}
+
+/// How a stage lost all of its nodes.
+struct Loss {
+    /// When the last one was.
+    since: Instant,
+    certainty: Certainty,
+    what: String,
+}
+
+impl Loss {
+    /// `None` if one has come back.
+    fn of(deployment: &Deployment, index: usize) -> Option<Self> {
+        let down: Option<Vec<(String, Down)>> =
+            deployment.nodes_of(index).map(|node| Some((node.name(), node.down()?))).collect();
+        let down = down?;
+        let is_certain = down.iter().all(|(_, down)| down.certainty == Certainty::Certain);
+        let what = |(name, down): &(String, Down)| format!("its node \"{name}\" does not answer ({})", down.cause);
+        Some(Self {
+            since: down.iter().map(|(_, down)| down.since).max()?,
+            certainty: if is_certain { Certainty::Certain } else { Certainty::Late },
+            what: down.iter().map(what).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+/// The stages that have nodes in `homes` which they had not `before`, and those.
+fn moved<'a>(before: &'a Homes, homes: &'a Homes) -> impl Iterator<Item = (usize, &'a Arc<Member>)> {
+    let pairs = before.iter().zip(homes).enumerate();
+    pairs.flat_map(|(index, (before, home))| {
+        let is_new = |node: &&Arc<Member>| !before.iter().any(|old| Arc::ptr_eq(old, node));
+        home.iter().filter(is_new).map(move |node| (index, node))
+    })
+}
+
+async fn mend(generations: &Arc<Generations>, active: &Arc<Running>, homes: &Homes, before: Before) -> Result<()> {
     let _change = match before {
         Before::IsLost => generations.change_now().await,
         Before::Finishes => match generations.try_change() {
@@ -174,60 +228,26 @@ async fn mend(
         // The change that was made meanwhile is another state of things.
         return Ok(());
     }
-    for (stage, node) in active.deployment.stages.iter().zip(nodes) {
-        if !Arc::ptr_eq(&stage.node, node) {
-            tracing::warn!(stage = stage.index, from = stage.node.name(), to = node.name(), "moving a stage");
-        }
+    for (stage, node) in moved(&active.deployment.homes(), homes) {
+        let from: Vec<String> = active.deployment.nodes_of(stage).map(|node| node.name()).collect();
+        tracing::warn!(stage, from = from.join(", "), to = node.name(), "moving a stage");
     }
     let progress: Arc<dyn Progress> = Arc::new(());
-    let prepare = generations.prepare(&active.deployment.pipeline, nodes, &progress);
+    let prepare = generations.prepare(&active.deployment.pipeline, homes, &progress);
     let (next, tentative) = tokio::select! {
         prepared = prepare => prepared?,
-        lost = any_lost(nodes) => bail!("node \"{lost}\" was lost meanwhile"),
+        lost = any_lost(homes) => bail!("node \"{lost}\" was lost meanwhile"),
     };
     generations.commit(&next, Some(tentative), before).context("cannot go over to the moved stages")?;
     Ok(())
 }
 
-/// The name of one of `nodes`, once it does not answer.
-async fn any_lost(nodes: &[Arc<Member>]) -> String {
+/// The name of a node in `homes`, once one does not answer.
+async fn any_lost(homes: &Homes) -> String {
     loop {
-        if let Some(lost) = nodes.iter().find(|node| !node.is_up()) {
+        if let Some(lost) = homes.iter().flatten().find(|node| !node.is_up()) {
             return lost.name();
         }
         tokio::time::sleep(LOOK / 4).await;
-    }
-}
-
-/// Sends the stages of the active generation to nodes that run none, so that they have them when they are needed.
-pub async fn provision(generations: Arc<Generations>) {
-    /// Between two rounds.
-    const PAUSE: Duration = Duration::from_secs(1);
-    let mut done: HashSet<(String, Option<u64>, String)> = HashSet::new();
-    loop {
-        tokio::time::sleep(PAUSE).await;
-        let Some(active) = generations.active() else { continue };
-        let stages = &active.deployment.stages;
-        let idle = |node: &&Arc<Member>| !stages.iter().any(|stage| Arc::ptr_eq(&stage.node, node));
-        let spares: Vec<Arc<Member>> = generations.fleet.up().filter(idle).cloned().collect();
-        for spare in &spares {
-            for stage in stages {
-                let digest = stage.assignment.artifact;
-                // One that has no room is not asked again and again.
-                if spare.is_up() && done.insert((spare.url().to_string(), spare.epoch(), digest.to_string())) {
-                    provide(&generations, spare, stage).await;
-                }
-            }
-        }
-    }
-}
-
-async fn provide(generations: &Generations, spare: &Member, stage: &Placed) {
-    let (node, index) = (spare.name(), stage.index);
-    match generations.place.artifacts.ship(&spare.client, &stage.assignment.artifact, |_, _| {}).await {
-        Ok(()) => tracing::debug!(node, stage = index, "the spare has the stage"),
-        Err(error) => {
-            tracing::warn!(node, stage = index, error = format!("{error:#}"), "the spare cannot have the stage now");
-        }
     }
 }

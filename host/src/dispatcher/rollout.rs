@@ -2,8 +2,8 @@
 
 use super::deploy::Progress;
 use super::failure;
-use super::fleet::Member;
 use super::generations::{Before, Generations, Trouble};
+use super::placement::{self, Homes};
 use super::running::Running;
 use crate::pipeline::Pipeline;
 use anyhow::{Context as _, Result};
@@ -81,9 +81,9 @@ pub async fn deploy(generations: &Arc<Generations>, pipeline: Pipeline, way: Way
         return Err(RolloutError::OnTrial(canary.number()));
     }
     let active = generations.active().ok_or(RolloutError::Busy)?;
-    let pipeline = Arc::new(generations.setup.rounding.of(pipeline));
+    let pipeline = Arc::new(generations.setup.adjusted(pipeline));
     check(generations, &active, &pipeline).await?;
-    let nodes = homes(generations, &active, pipeline.stages.len())?;
+    let nodes = homes(generations, &active, &pipeline)?;
     let progress: Arc<dyn Progress> = Arc::new(());
     let previous_generation = Some(active.number());
     match way {
@@ -143,20 +143,15 @@ fn sorted(infos: &[TensorInfo]) -> Vec<&TensorInfo> {
     infos
 }
 
-/// A node for each of `stages`: first those that run stages now, in their order.
-fn homes(generations: &Generations, active: &Running, stages: usize) -> Result<Vec<Arc<Member>>, RolloutError> {
-    let running = active.deployment.stages.iter().map(|stage| &stage.node).filter(|node| node.is_up());
-    let mut homes: Vec<Arc<Member>> = Vec::new();
-    for node in running.chain(generations.fleet.up()) {
-        if !homes.iter().any(|home| Arc::ptr_eq(home, node)) {
-            homes.push(Arc::clone(node));
-        }
-    }
-    if homes.len() < stages {
-        let cause = format!("it has {stages} stages, and {} nodes answer (dispatch --node and --spare)", homes.len());
+/// Nodes for the stages of `pipeline`: first those that run stages now, in their order.
+fn homes(generations: &Generations, active: &Running, pipeline: &Pipeline) -> Result<Homes, RolloutError> {
+    let homes = placement::fill(&pipeline.wanted(), &active.deployment.homes_up(), generations.fleet.up());
+    let empty = homes.iter().filter(|home| home.is_empty()).count();
+    if empty > 0 {
+        let (stages, nodes) = (homes.len(), homes.len() - empty);
+        let cause = format!("it has {stages} stages, and {nodes} nodes answer (dispatch --node and --spare)");
         return Err(RolloutError::Unfit(cause));
     }
-    homes.truncate(stages);
     Ok(homes)
 }
 
@@ -164,7 +159,7 @@ async fn stop_first(
     generations: &Arc<Generations>,
     active: &Arc<Running>,
     pipeline: &Arc<Pipeline>,
-    nodes: &[Arc<Member>],
+    nodes: &Homes,
 ) -> Result<RolledOut, RolloutError> {
     let old = &active.deployment;
     generations.stop_active().await;
@@ -175,10 +170,9 @@ async fn stop_first(
         }
         Err(error) => error,
     };
-    let homes: Vec<Arc<Member>> = old.stages.iter().map(|stage| Arc::clone(&stage.node)).collect();
     let mut last = None;
     for _ in 0..RETURNS {
-        match start(generations, active, &old.pipeline, &homes).await {
+        match start(generations, active, &old.pipeline, &old.homes_up()).await {
             Ok(_) => return Err(RolloutError::Returned(error)),
             Err(again) => last = Some(again),
         }
@@ -195,7 +189,7 @@ async fn start(
     generations: &Arc<Generations>,
     old: &Running,
     pipeline: &Arc<Pipeline>,
-    nodes: &[Arc<Member>],
+    nodes: &Homes,
 ) -> Result<(u64, u64)> {
     let progress: Arc<dyn Progress> = Arc::new(());
     let (next, tentative) = generations.prepare(pipeline, nodes, &progress).await?;

@@ -4,8 +4,10 @@ use super::artifacts::Artifacts;
 use super::chain::Chain;
 use super::deploy::{Deployment, Progress};
 use super::failure::{NoLink, PartFailed};
+use super::fleet::Member;
 use super::ingress::Ingress;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Order};
+use super::placement::has;
 use crate::artifact::Manifest;
 use crate::pipeline::StageRef;
 use crate::relay::frame::Part;
@@ -54,7 +56,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Opens the links of a prepared deployment, and waits until both are up.
+    /// Opens the links of a prepared deployment, and waits until all are up.
     pub async fn open(place: &Place, deployment: Arc<Deployment>) -> Result<Arc<Self>> {
         let (Some(first), Some(last)) = (deployment.pipeline.stages.first(), deployment.pipeline.stages.last()) else {
             bail!("pipeline \"{}\" has no stages", deployment.pipeline.name);
@@ -66,8 +68,8 @@ impl Running {
         let chain =
             Chain::open(&deployment, &place.name, &place.token, &limits, &place.ledger, names(&last.outputs, last))?;
         if tokio::time::timeout(LINKS, chain.wait_until_up()).await.is_err() {
-            let end = if chain.is_fed() { deployment.stages.len() - 1 } else { 0 };
-            let node = &deployment.stages[end].node;
+            let (end, place) = chain.missing(deployment.pipeline.stages.len() - 1);
+            let Some(node) = deployment.nodes_of(end).nth(place) else { bail!("stage {end} has no node") };
             let what = format!("stage {end} on node \"{}\"", node.name());
             let cause = Error::new(NoLink { relay: node.relay(), seconds: LINKS.as_secs() });
             return Err(cause.context(PartFailed { what, node: node.url().to_string() }));
@@ -100,6 +102,13 @@ impl Running {
     /// Sends a frame; waits while the chain has no room for it.
     pub async fn feed(&self, frame: Outgoing) {
         self.chain.feed(frame).await;
+    }
+
+    /// Node `node` was lost. Where its stages have replicas, what is in the chain is sent again through them.
+    pub fn lost(&self, node: &Arc<Member>) {
+        if self.deployment.order() == Order::Free && has(&self.deployment.homes(), node) {
+            self.chain.replay();
+        }
     }
 
     /// Ends its links, and renews its leases no more.

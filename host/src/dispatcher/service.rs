@@ -2,6 +2,7 @@
 
 use super::generations::{Generations, Trouble};
 use super::ledger::Reply;
+use super::placement::has;
 use super::running::Running;
 use crate::buffer::Pool;
 use crate::engine::Named;
@@ -118,8 +119,8 @@ impl Service {
 
     /// Whether there is a node to move a stage to.
     fn has_spare(&self, active: &Running) -> bool {
-        let idle = |member: &_| !active.deployment.stages.iter().any(|stage| Arc::ptr_eq(&stage.node, member));
-        self.generations.fleet.up().any(idle)
+        let homes = active.deployment.homes();
+        self.generations.fleet.up().any(|node| !has(&homes, node))
     }
 
     /// The generation to send a request through, once there is one with its links up.

@@ -78,8 +78,7 @@ async fn switch(generations: &Arc<Generations>, node: &Arc<Member>, candidate: &
     let Some(active) = generations.active() else {
         return refused(UNAVAILABLE, "the pipeline is being replaced".to_owned());
     };
-    let placed = active.deployment.stages.iter().find(|stage| stage.index == candidate.index);
-    if placed.is_none_or(|placed| !Arc::ptr_eq(&placed.node, node)) {
+    if !active.deployment.nodes_of(candidate.index).any(|home| Arc::ptr_eq(home, node)) {
         let error = format!("stage {} of the active generation is on another node", candidate.index);
         return refused(CONFLICT, error);
     }
@@ -97,9 +96,9 @@ async fn swap(generations: &Arc<Generations>, node: &Arc<Member>, candidate: &Ca
     if let Some(stage) = pipeline.stages.get_mut(candidate.index) {
         stage.digest = candidate.digest;
     }
-    let nodes: Vec<Arc<Member>> = active.deployment.stages.iter().map(|stage| Arc::clone(&stage.node)).collect();
     let progress: Arc<dyn Progress> = Arc::new(());
-    let (next, tentative) = generations.prepare(&Arc::new(pipeline), &nodes, &progress).await?;
+    let homes = active.deployment.homes_up();
+    let (next, tentative) = generations.prepare(&Arc::new(pipeline), &homes, &progress).await?;
     let first_seq = generations.commit(&next, Some(tentative), Before::Finishes)?;
     Ok((next.number(), first_seq))
 }

@@ -44,7 +44,8 @@ pub struct Assignment {
     pub index: usize,
     /// SHA-256 of its artifact, which must be on the node already.
     pub artifact: Digest,
-    /// Where its output goes; empty for the last stage, from which the dispatcher collects.
+    /// Where its output goes: each frame to one of these, the nodes of the next stage. Empty for the last stage, from which the
+    /// dispatcher collects.
     #[serde(default)]
     pub next: Vec<Hop>,
     /// Codec of what it sends.
@@ -143,9 +144,9 @@ impl Generation {
                 out,
             )?;
             let (collectors, collected) = mpsc::channel(4);
-            let next = match assignment.next.first() {
-                Some(hop) => Next::Dial(hop.clone()),
-                None => Next::Collected(collected),
+            let next = match assignment.next.as_slice() {
+                [] => Next::Collected(collected),
+                hops => Next::Dial(hops.to_vec()),
             };
             let outlet = outlet::Outlet {
                 identity,

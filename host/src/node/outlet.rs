@@ -1,26 +1,22 @@
-//! Where a slot's output goes: to the next node, which is dialed, or to the dispatcher, which collects.
+//! Where a slot's output goes: to the nodes of the next stage, which are dialed, or to the dispatcher, which collects.
 
 use super::generation::Hop;
 use super::slot::{Counters, Identity};
-use crate::relay::hello::dial;
+use crate::relay::feed::{End, Pause, Watcher, feed};
+use crate::relay::spread::{Queue, Supply as _};
 use crate::relay::traffic::{Outgoing, send};
-use crate::relay::{Connection, Hello, Limits, LinkError, Role, Token};
+use crate::relay::{Connection, Limits, LinkError, Role, Token};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
 
-/// Encoded frames that wait for the link.
+/// Encoded frames that wait for a link.
 pub const QUEUE: usize = 2;
-const CONNECT: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where to.
 pub enum Next {
-    /// The next stage's node.
-    Dial(Hop),
+    /// The nodes of the next stage.
+    Dial(Vec<Hop>),
     /// Whoever collects; the latest one counts.
     Collected(mpsc::Receiver<Connection>),
 }
@@ -38,52 +34,35 @@ impl Outlet {
     /// Sends all of `frames`, over as many connections as it takes.
     pub async fn run(self, next: Next, frames: mpsc::Receiver<Outgoing>) {
         match next {
-            Next::Dial(hop) => self.dial_all(hop, frames).await,
-            Next::Collected(connections) => self.collect_all(connections, frames).await,
-        }
-    }
-
-    async fn dial_all(&self, hop: Hop, mut frames: mpsc::Receiver<Outgoing>) {
-        let Identity { pipeline, generation, stage, .. } = &self.identity;
-        let mut held = None;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let error = match self.connect(&hop).await {
-                Ok((connection, credit)) => {
-                    pause = FIRST_PAUSE;
-                    tracing::debug!(pipeline, generation, stage, to = hop.relay, "connected to the next stage");
-                    match self.send(connection, credit, &mut frames, &mut held).await {
-                        Ok(()) => return,
-                        Err(error) => error,
-                    }
-                }
-                Err(error) => error,
-            };
-            // The next node may not have loaded its stage yet, so a first refusal is no news.
-            if pause > FIRST_PAUSE * 8 {
-                tracing::warn!(pipeline, generation, stage, to = hop.relay, %error, "no link to the next stage; retrying");
+            Next::Dial(hops) => {
+                let ends: Vec<End> = hops.into_iter().map(|hop| self.end(hop)).collect();
+                feed(&ends, frames, &self.identity.origin(), &self).await;
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            Next::Collected(connections) => self.collect_all(connections, Queue::new(frames)).await,
         }
     }
 
-    async fn connect(&self, hop: &Hop) -> Result<(Connection, u32), LinkError> {
-        let stream = timeout(CONNECT, TcpStream::connect(&hop.relay))
-            .await
-            .map_err(|_| LinkError::Timeout(CONNECT.as_secs()))??;
-        let Identity { node, pipeline, generation, .. } = &self.identity;
-        let hello = Hello::new(node, Role::Feed, pipeline, *generation, self.incarnation, hop.stage);
-        dial(stream, &hello, &self.token, self.limits.clone()).await
+    fn end(&self, hop: Hop) -> End {
+        let Identity { node, pipeline, generation, .. } = self.identity.clone();
+        End {
+            relay: hop.relay,
+            name: node,
+            role: Role::Feed,
+            pipeline,
+            generation,
+            incarnation: self.incarnation,
+            stage: hop.stage,
+            token: self.token.clone(),
+            limits: self.limits.clone(),
+        }
     }
 
-    async fn collect_all(&self, mut connections: mpsc::Receiver<Connection>, mut frames: mpsc::Receiver<Outgoing>) {
-        let mut held = None;
+    async fn collect_all(&self, mut connections: mpsc::Receiver<Connection>, mut frames: Queue) {
         let mut connection = connections.recv().await;
         while let Some(current) = connection {
             connection = tokio::select! {
-                result = self.send(current, 0, &mut frames, &mut held) => {
-                    if result.is_ok() {
+                is_over = self.send(current, &mut frames) => {
+                    if is_over {
                         return;
                     }
                     connections.recv().await
@@ -93,20 +72,33 @@ impl Outlet {
         }
     }
 
-    async fn send(
-        &self,
-        connection: Connection,
-        credit: u32,
-        frames: &mut mpsc::Receiver<Outgoing>,
-        held: &mut Option<Outgoing>,
-    ) -> Result<(), LinkError> {
-        let sent = |frame: &Outgoing, took| {
-            let bytes = frame.bytes();
-            self.counters.sent.add(1);
-            self.counters.bytes_out.add(bytes);
-            self.counters.link.record(bytes, took);
-        };
-        let origin = self.identity.origin();
-        send(connection, credit, &origin, frames, held, &self.limits.pool, &sent).await
+    /// Sends until the connection breaks, or nothing comes any more: `true`.
+    async fn send(&self, connection: Connection, frames: &mut Queue) -> bool {
+        let sent = |frame: &Outgoing, took| self.sent(frame, took);
+        let result = send(connection, 0, &self.identity.origin(), frames, &self.limits.pool, &sent).await;
+        frames.hand_back();
+        result.is_ok()
+    }
+}
+
+impl Watcher for Outlet {
+    fn sent(&self, frame: &Outgoing, took: Duration) {
+        let bytes = frame.bytes();
+        self.counters.sent.add(1);
+        self.counters.bytes_out.add(bytes);
+        self.counters.link.record(bytes, took);
+    }
+
+    fn turned(&self, _link: usize, is_up: bool) {
+        let Identity { pipeline, generation, stage, .. } = &self.identity;
+        tracing::debug!(pipeline, generation, stage, is_up, "link to the next stage");
+    }
+
+    fn failed(&self, end: &End, error: &LinkError, pause: &Pause) {
+        // The next node may not have loaded its stage yet, so a first refusal is no news.
+        if pause.is_long() {
+            let Identity { pipeline, generation, stage, .. } = &self.identity;
+            tracing::warn!(pipeline, generation, stage, to = end.relay, %error, "no link to the next stage; retrying");
+        }
     }
 }

@@ -19,6 +19,9 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
+/// Nodes of the next stage that a stage may send to, each over a connection of its own.
+const MOST_NEXT: usize = 256;
+
 pub struct Node {
     config: NodeConfig,
     context: Context,
@@ -233,8 +236,11 @@ impl Node {
     pub(super) async fn load(&self, pipeline: &str, assignment: &Assignment) -> Result<Arc<Loaded>, PrepareError> {
         let index = assignment.index;
         let wrong = |cause: String| PrepareError::Assignment { index, cause };
-        if assignment.next.len() > 1 {
-            return Err(wrong("this version sends to one next node; several were given".to_owned()));
+        if assignment.next.len() > MOST_NEXT {
+            return Err(wrong(format!("{} next nodes are given, {MOST_NEXT} are possible", assignment.next.len())));
+        }
+        if let Some(hop) = assignment.next.iter().find(|hop| hop.stage != index + 1) {
+            return Err(wrong(format!("it is to send to stage {}, the next one is {}", hop.stage, index + 1)));
         }
         if let Some(codec) = assignment.lossy.iter().find(|codec| !CodecChoice::may_allow(**codec)) {
             return Err(wrong(format!("{codec} is no lossy codec that auto could choose")));

@@ -5,10 +5,12 @@
 pub mod adaptive;
 pub mod chooser;
 pub mod codec;
+pub mod feed;
 pub mod frame;
 pub mod hello;
 pub mod link;
 mod rate;
+pub mod spread;
 pub mod toll;
 pub mod traffic;
 mod wake;

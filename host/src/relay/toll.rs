@@ -8,6 +8,7 @@
 use super::codec::{self, Codec};
 use super::frame::{Part, Tag};
 use super::link::{Connection, Limits, LinkError, split};
+use super::spread::Queue;
 use super::traffic::{Incoming, Origin, Outgoing, Parts, receive, send};
 use crate::buffer::Pool;
 use cpu_time::ThreadTime;
@@ -133,7 +134,7 @@ fn series(bytes: usize, frames: usize) -> Result<(f64, f64), LinkError> {
         Arc::from([Part { name: 0, tensor: codec::encode(tensor, Codec::Raw, &pool) }])
     };
     let parts: Vec<Arc<[Part]>> = (0..BUFFERS.min(frames)).map(part).collect();
-    let (queue, mut waiting) = mpsc::channel(frames);
+    let (queue, waiting) = mpsc::channel(frames);
     for frame in 0..frames {
         let content = Ok(Parts::Kept(Arc::clone(&parts[frame % parts.len()])));
         // There is room for all of them.
@@ -164,7 +165,7 @@ fn series(bytes: usize, frames: usize) -> Result<(f64, f64), LinkError> {
         let result = runtime()?.block_on(async {
             let connection = connection(TcpStream::connect(address).await?, limits())?;
             let sent = |_: &Outgoing, _| span.frame();
-            send(connection, 0, &origin(), &mut waiting, &mut None, &pool, &sent).await
+            send(connection, 0, &origin(), &mut Queue::new(waiting), &pool, &sent).await
         });
         if span.seen() == frames { Ok(span.ms_per_frame()) } else { result.map(|()| span.ms_per_frame()) }
     });

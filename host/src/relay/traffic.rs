@@ -6,6 +6,7 @@
 use super::frame::{Failure, FailureKind, Part, Tag};
 use super::hello::refuse;
 use super::link::{Connection, Frame, FrameReader, FrameWriter, LinkError};
+use super::spread::Supply;
 use crate::buffer::Pool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -119,15 +120,14 @@ enum Reply {
 /// Told of a frame that was written, and of the time that the socket took to take it.
 pub type Sent<'a> = dyn Fn(&Outgoing, Duration) + Send + Sync + 'a;
 
-/// Sends what `frames` yields until the connection ends or `frames` is closed (`Ok`). A frame that was not wholly written
-/// stays in `held`, for the next connection; where the peer said that it will not have it, or its time is over, its
-/// failure goes in its place. `sent` is told of each frame written, and how long that took.
+/// Sends what `frames` yields until the connection ends or `frames` does (`Ok`). A frame that was not wholly written stays
+/// held, for the next connection; where the peer said that it will not have it, or its time is over, its failure goes in its
+/// place. `sent` is told of each frame written, and how long that took.
 pub async fn send(
     connection: Connection,
     credit: u32,
     origin: &Origin,
-    frames: &mut mpsc::Receiver<Outgoing>,
-    held: &mut Option<Outgoing>,
+    frames: &mut impl Supply,
     pool: &Pool,
     sent: &Sent<'_>,
 ) -> Result<(), LinkError> {
@@ -137,7 +137,7 @@ pub async fn send(
     let listener = AbortOnDropHandle::new(tokio::spawn(take_credit(reader, Arc::clone(&allowed), dead.clone())));
     let result = tokio::select! {
         () = dead.cancelled() => None,
-        result = send_allowed(&mut writer, &allowed, origin, frames, held, pool, sent) => Some(result),
+        result = send_allowed(&mut writer, &allowed, origin, frames, pool, sent) => Some(result),
     };
     if let Some(Ok(())) = result {
         return Ok(());
@@ -148,7 +148,7 @@ pub async fn send(
         (Some(LinkError::Closed) | None, Some(Err(error))) => error,
         (said, _) => said.unwrap_or(LinkError::Closed),
     };
-    if let (LinkError::Refused { peer, cause }, Some(frame)) = (&error, held.as_mut()) {
+    if let (LinkError::Refused { peer, cause }, Some(frame)) = (&error, frames.held().as_mut()) {
         frame.fail(origin, FailureKind::Stage, format!("{peer} refused its frame: {cause}"));
     }
     if matches!(error, LinkError::Order(..) | LinkError::Frame(_)) {
@@ -159,19 +159,19 @@ pub async fn send(
 
 async fn send_allowed(
     writer: &mut FrameWriter,
-    allowed: &Semaphore,
+    allowed: &Arc<Semaphore>,
     origin: &Origin,
-    frames: &mut mpsc::Receiver<Outgoing>,
-    held: &mut Option<Outgoing>,
+    frames: &mut impl Supply,
     pool: &Pool,
     sent: &Sent<'_>,
 ) -> Result<(), LinkError> {
     loop {
         // The semaphore is never closed while this runs.
         let Ok(permit) = allowed.acquire().await else { return Ok(()) };
-        if held.is_none() {
-            *held = frames.recv().await;
+        if !frames.fill(allowed).await {
+            return Ok(());
         }
+        let held = frames.held();
         let Some(frame) = held.as_mut() else { return Ok(()) };
         if frame.is_abandoned() {
             *held = None;

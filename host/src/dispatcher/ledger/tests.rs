@@ -6,7 +6,7 @@ const GENERATION: u64 = 3;
 
 fn ledger(patience: Duration) -> Arc<Ledger> {
     let ledger = Ledger::new("p", 7, patience);
-    ledger.open(GENERATION);
+    ledger.open(GENERATION, Order::Kept);
     ledger
 }
 
@@ -109,6 +109,33 @@ fn an_overtaken_request_is_sent_again_and_one_that_waits_is_not() {
 }
 
 #[test]
+fn where_frames_overtake_each_other_one_is_sent_again_when_it_is_late_as_well() {
+    let late = Duration::from_millis(600);
+    let ledger = Ledger::new("p", 7, late * LEAST_LATE);
+    ledger.open(GENERATION, Order::Free);
+    let (lost, _e1, mut answer) = enter(&ledger);
+    let (answered, _e2, _a2) = enter(&ledger);
+    let (later, _e3, _a3) = enter(&ledger);
+    let start = Instant::now();
+    [&lost, &answered, &later].into_iter().for_each(|tag| ledger.sent(tag));
+    assert!(ledger.answer(&answered, Ok(Vec::new())));
+    let again = loop {
+        let again = ledger.replay_lost(GENERATION);
+        if !again.is_empty() {
+            break again;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    assert!(start.elapsed() >= late);
+    // The one that nothing has overtaken is not late, however long it takes.
+    let again: Vec<Tag> = again.iter().map(|frame| frame.tag).collect();
+    assert_eq!(again, [Tag { attempt: 1, ..lost }]);
+    // It was only slow.
+    assert!(ledger.answer(&lost, Ok(Vec::new())) && answer.try_recv().is_ok());
+    assert!(!ledger.answer(&again[0], Ok(Vec::new())));
+}
+
+#[test]
 fn a_request_whose_client_left_is_struck_out() {
     let ledger = ledger(Duration::from_secs(5));
     let (tag, entry, _answer) = enter(&ledger);
@@ -122,7 +149,7 @@ fn a_request_whose_client_left_is_struck_out() {
 fn a_turn_lets_requests_into_one_generation_only_from_one_number_on() {
     let ledger = ledger(Duration::from_secs(5));
     let (before, _entry, _answer) = enter(&ledger);
-    let first = ledger.turn(4);
+    let first = ledger.turn(4, Order::Kept);
     let deadline = Instant::now() + Duration::from_secs(60);
     assert!(ledger.enter(GENERATION, Vec::new(), 0, deadline).is_err());
     let (after, _entry, _answer) = enter_into(&ledger, 4);
@@ -140,7 +167,7 @@ fn a_request_whose_generation_goes_starts_again_in_another_and_only_that_one_ans
     let (sent, _e1, mut answer) = enter(&ledger);
     let (queued, _e2, _a2) = enter(&ledger);
     ledger.sent(&sent);
-    ledger.turn(4);
+    ledger.turn(4, Order::Kept);
     let again: Vec<Tag> =
         ledger.restart(GENERATION, 4, |parts| Ok(Arc::clone(parts))).iter().map(|frame| frame.tag).collect();
     let tags: Vec<_> = again.iter().map(|tag| (tag.seq, tag.generation, tag.attempt)).collect();

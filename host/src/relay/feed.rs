@@ -1,0 +1,114 @@
+//! Sends frames to the nodes of a stage: dials each of them, again and again, and spreads the frames over the links that are
+//! up.
+
+use super::hello::{Hello, Role, Token, dial};
+use super::link::{Connection, Limits, LinkError};
+use super::spread::{Queue, Spread, Supply};
+use super::traffic::{Origin, Outgoing, send};
+use futures_util::future::join_all;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+const CONNECT: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// One end of a link, which can be dialed again and again.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// Address of the relay, `host:port`.
+    pub relay: String,
+    /// Name of the one who dials.
+    pub name: String,
+    pub role: Role,
+    pub pipeline: String,
+    pub generation: u64,
+    pub incarnation: u64,
+    /// The stage that is meant.
+    pub stage: usize,
+    pub token: Token,
+    pub limits: Limits,
+}
+
+impl End {
+    /// Dials; gives the connection and the credit that came with it.
+    pub async fn connect(&self) -> Result<(Connection, u32), LinkError> {
+        let stream = timeout(CONNECT, TcpStream::connect(&self.relay))
+            .await
+            .map_err(|_| LinkError::Timeout(CONNECT.as_secs()))??;
+        let Self { name, role, pipeline, generation, incarnation, stage, .. } = self;
+        // A hello of its own for each connection: one nonce is good for one handshake.
+        let hello = Hello::new(name, *role, pipeline, *generation, *incarnation, *stage);
+        dial(stream, &hello, &self.token, self.limits.clone()).await
+    }
+}
+
+/// The pauses between attempts to dial: longer and longer.
+#[derive(Debug)]
+pub struct Pause(Duration);
+
+impl Pause {
+    pub fn new() -> Self {
+        Self(FIRST_PAUSE)
+    }
+
+    pub fn reset(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Whether the attempts go on for longer than it may take a node to load a stage that was asked of it at the same time.
+    pub fn is_long(&self) -> bool {
+        self.0 > FIRST_PAUSE * 8
+    }
+
+    pub async fn wait(&mut self) {
+        sleep(self.0).await;
+        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Told of what becomes of links.
+pub trait Watcher: Sync {
+    /// A frame was written, which took so long.
+    fn sent(&self, frame: &Outgoing, took: Duration);
+    /// Link number `link` is up now, or no more.
+    fn turned(&self, link: usize, is_up: bool);
+    /// There is no link to `end`, which will be tried again after `pause`.
+    fn failed(&self, end: &End, error: &LinkError, pause: &Pause);
+}
+
+/// Sends all of `frames`, each to one of `ends`, over as many connections as it takes.
+pub async fn feed(ends: &[End], frames: mpsc::Receiver<Outgoing>, origin: &Origin, watcher: &dyn Watcher) {
+    if let [only] = ends {
+        return keep_sending(0, only, Queue::new(frames), origin, watcher).await;
+    }
+    let (spread, shares) = Spread::new(ends.len());
+    let links = ends.iter().zip(shares).enumerate();
+    let links = links.map(|(link, (end, share))| keep_sending(link, end, share, origin, watcher));
+    tokio::join!(spread.give_out(frames), join_all(links));
+}
+
+async fn keep_sending(link: usize, end: &End, mut frames: impl Supply, origin: &Origin, watcher: &dyn Watcher) {
+    let mut pause = Pause::new();
+    loop {
+        let error = match end.connect().await {
+            Ok((connection, credit)) => {
+                pause.reset();
+                watcher.turned(link, true);
+                let sent = |frame: &Outgoing, took| watcher.sent(frame, took);
+                let result = send(connection, credit, origin, &mut frames, &end.limits.pool, &sent).await;
+                watcher.turned(link, false);
+                frames.hand_back();
+                match result {
+                    Ok(()) => return,
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        watcher.failed(end, &error, &pause);
+        pause.wait().await;
+    }
+}
