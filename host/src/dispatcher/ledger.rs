@@ -23,7 +23,8 @@ const DOUBLINGS: u32 = 6;
 /// Where frames may overtake each other, one that was overtaken is taken to be lost after so many times the slowest answer
 /// lately …
 const LATE: u32 = 2;
-/// … or after this part of the ledger's patience, whichever is longer. Each further attempt is given twice the time.
+/// … or after this part of the ledger's patience, whichever is longer. One that was not is given twice that time, and each
+/// further attempt twice the time of the one before.
 const LEAST_LATE: u32 = 100;
 
 /// What a chain answered.
@@ -309,10 +310,10 @@ impl Ledger {
         self.replay(generation, |pending| pending.place != Place::Queued)
     }
 
-    /// Frames of `generation` to send again since they were lost: those that were overtaken, where frames do not overtake each
-    /// other or they are late as well, and all if the chain gives no answers.
+    /// Frames of `generation` to send again since they were lost: those that were overtaken, or, where frames may overtake each
+    /// other, those that are late, and all if the chain gives no answers.
     pub fn replay_lost(&self, generation: u64) -> Vec<Outgoing> {
-        let (stalled, late) = {
+        let (stalled, order, late) = {
             let mut state = self.lock();
             let State { pending, lanes, .. } = &mut *state;
             let Some(lane) = lanes.get_mut(&generation) else { return Vec::new() };
@@ -323,14 +324,14 @@ impl Ledger {
                 lane.progress = Instant::now();
                 lane.fruitless += 1;
             }
-            (stalled, (self.patience / LEAST_LATE).max(lane.slowest * LATE))
+            (stalled, lane.order, (self.patience / LEAST_LATE).max(lane.slowest * LATE))
         };
         self.replay(generation, |pending| match pending.place {
             Place::Queued => false,
-            Place::Sent { at, overtaken: true, .. } => {
-                stalled || at.elapsed() > late * 2u32.pow(pending.attempt.min(DOUBLINGS))
+            Place::Sent { at, overtaken, .. } => {
+                let times = if overtaken { 1 } else { 2 } * 2u32.pow(pending.attempt.min(DOUBLINGS));
+                stalled || order == Order::Free && at.elapsed() > late * times
             }
-            Place::Sent { .. } => stalled,
             Place::Lost => true,
         })
     }

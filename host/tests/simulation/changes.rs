@@ -19,7 +19,7 @@ impl World {
         (0..NODES).filter(|&node| !self.nodes[node].dead).collect()
     }
 
-    pub(super) fn begin_change(&mut self, wanted: Option<[usize; STAGES]>) {
+    pub(super) fn begin_change(&mut self, wanted: Option<Homes>) {
         let busy = |one: &Generation| !matches!(one.state, State::Active | State::Draining);
         if self.life.generations.iter().any(busy) {
             return;
@@ -29,16 +29,27 @@ impl World {
             return;
         }
         let first = self.below(alive.len());
-        let nodes = wanted
-            .filter(|nodes| nodes.iter().all(|&node| !self.nodes[node].dead))
-            .unwrap_or_else(|| std::array::from_fn(|stage| alive[(first + stage) % alive.len()]));
-        let known = nodes.iter().flat_map(|&node| self.nodes[node].loaded.iter().map(|(number, _)| *number)).max();
+        // Any stage may have a second node, whatever else that runs.
+        let seconds: [Option<usize>; STAGES] =
+            std::array::from_fn(|_| (self.below(4) == 0).then(|| alive[self.below(alive.len())]));
+        let nodes = wanted.filter(|nodes| nodes.as_flattened().iter().all(|&node| !self.nodes[node].dead));
+        let nodes: Homes = nodes.unwrap_or_else(|| {
+            std::array::from_fn(|stage| {
+                let node = alive[(first + stage) % alive.len()];
+                [node, seconds[stage].unwrap_or(node)]
+            })
+        });
+        let known = nodes
+            .as_flattened()
+            .iter()
+            .flat_map(|&node| self.nodes[node].loaded.iter().map(|(number, _)| *number))
+            .max();
         let recorded = self.record.map_or(0, |(number, _)| number);
         let known = known.unwrap_or(0).max(recorded);
         let number = if self.flaw == Flaw::ReusesNumbers { known + 1 } else { known.max(self.life.highest) + 1 };
         self.life.highest = self.life.highest.max(number);
         self.places.insert((self.life.incarnation, number), nodes);
-        let state = State::Preparing(nodes.to_vec());
+        let state = State::Preparing(nodes.as_flattened().to_vec());
         self.life.generations.push(Generation { number, nodes, state, feed: VecDeque::new() });
     }
 
@@ -76,7 +87,7 @@ impl World {
     pub(super) fn give_up(&mut self, at: usize) {
         let one = self.life.generations.remove(at);
         let own = Some(self.life.incarnation);
-        self.drops.extend(one.nodes.map(|node| (node, one.number, own)));
+        self.drops.extend(one.nodes.as_flattened().iter().map(|&node| (node, one.number, own)));
     }
 
     /// The next phase of what is prepared; all of them where `through`.
@@ -103,7 +114,8 @@ impl World {
     }
 
     pub(super) fn turn(&mut self, number: u64) {
-        let first = self.life.ledger.turn(number);
+        let turning = self.life.generations.iter().find(|one| one.number == number);
+        let first = self.life.ledger.turn(number, turning.map_or(Order::Kept, Generation::order));
         assert!(first > self.life.last_seq, "generation {number} begins with a number that was given out");
         self.made.insert(number);
         for other in self.life.generations.iter_mut().filter(|other| other.number != number) {
@@ -120,7 +132,7 @@ impl World {
         for one in &mut self.life.generations {
             match (&one.state, choice) {
                 (State::Prepared, 0) => {
-                    ledger.open(one.number);
+                    ledger.open(one.number, one.order());
                     self.made.insert(one.number);
                     one.state = State::Trial;
                 }
@@ -176,7 +188,7 @@ impl World {
         self.go_on();
         // What is left on its nodes is swept, whoever made it.
         let own = self.life.highest;
-        for node in self.record.map_or([0; STAGES], |(_, nodes)| nodes) {
+        for &node in self.record.map_or([[0; 2]; STAGES], |(_, nodes)| nodes).as_flattened() {
             let left = self.nodes[node].loaded.iter().filter(|(number, _)| *number < own);
             self.drops.extend(left.map(|(number, _)| (node, *number, None)));
         }

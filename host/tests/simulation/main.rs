@@ -8,7 +8,7 @@
 mod changes;
 mod traffic;
 
-use defer_host::dispatcher::ledger::{Entry, Ledger, Reply};
+use defer_host::dispatcher::ledger::{Entry, Ledger, Order, Reply};
 use defer_host::relay::frame::Tag;
 use defer_host::relay::traffic::Outgoing;
 use defer_partition::Tensor;
@@ -57,16 +57,18 @@ enum State {
     Draining,
 }
 
+/// The two nodes of each stage; the same twice for one.
+type Homes = [[usize; 2]; STAGES];
+
 struct Generation {
     number: u64,
-    /// The node of each stage.
-    nodes: [usize; STAGES],
+    nodes: Homes,
     state: State,
     feed: VecDeque<Outgoing>,
 }
 
 /// To drop a generation: on which node, which number, and made by whom where that matters.
-type Order = (usize, u64, Option<u64>);
+type Removal = (usize, u64, Option<u64>);
 
 /// One life of the dispatcher.
 struct Life {
@@ -93,11 +95,11 @@ struct World {
     nodes: Vec<Node>,
     net: Vec<Frame>,
     /// Orders to drop a generation, which may come late.
-    drops: Vec<Order>,
+    drops: Vec<Removal>,
     /// The nodes of each generation, by the incarnation that made it and its number.
-    places: BTreeMap<(u64, u64), [usize; STAGES]>,
+    places: BTreeMap<(u64, u64), Homes>,
     /// What is on disk: the active generation, and where it runs.
-    record: Option<(u64, [usize; STAGES])>,
+    record: Option<(u64, Homes)>,
     /// Generations that were prepared to the end, by number; none is made twice.
     made: BTreeSet<u64>,
     /// Accepted, and how each ended.
@@ -238,6 +240,12 @@ impl World {
         }
         let waiting: Vec<u64> = self.life.waiting.iter().map(|(seq, ..)| *seq).collect();
         assert!(waiting.is_empty(), "requests {waiting:?} are pending for ever");
+    }
+}
+
+impl Generation {
+    fn order(&self) -> Order {
+        if self.nodes.iter().any(|[one, other]| one != other) { Order::Free } else { Order::Kept }
     }
 }
 

@@ -30,6 +30,7 @@ impl World {
 
     /// The `at`-th frame on its way is computed by its next stage, or comes out.
     pub(super) fn advance(&mut self, at: usize) {
+        let replica = self.below(2);
         let frame = &mut self.net[at];
         let stage = frame.made.len();
         if stage == STAGES {
@@ -37,7 +38,7 @@ impl World {
             return self.result(&frame);
         }
         let tag = frame.tag;
-        let place = self.places.get(&(tag.incarnation, tag.generation)).map(|nodes| nodes[stage]);
+        let place = self.places.get(&(tag.incarnation, tag.generation)).map(|nodes| nodes[stage][replica]);
         let home = place.filter(|&node| {
             !self.nodes[node].dead && self.nodes[node].loaded.contains(&(tag.generation, tag.incarnation))
         });

@@ -7,11 +7,11 @@ use crate::traffic::Versions;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-fn signal(node: &Node, signal: Signal) {
+pub fn signal(node: &Node, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(node.process.pid()).unwrap()).unwrap(), signal).unwrap();
 }
 
-fn nodes(name: &str, count: usize, serve: &[&str]) -> Vec<Node> {
+pub fn nodes(name: &str, count: usize, serve: &[&str]) -> Vec<Node> {
     let folder = folder(&format!("lost-{name}"));
     (0..count).map(|index| Node::start(&folder, &format!("n{index}"), serve)).collect()
 }
@@ -32,7 +32,7 @@ fn homes(chain: &Chain) -> Vec<String> {
     stages.iter().map(|stage| stage["node"].as_str().unwrap().to_owned()).collect()
 }
 
-fn is_up(chain: &Chain, name: &str) -> bool {
+pub fn is_up(chain: &Chain, name: &str) -> bool {
     let admin = chain.admin();
     let nodes: Vec<Value> = admin["nodes"].as_array().unwrap().clone();
     nodes.iter().any(|node| node["name"] == name && node["up"] == json!(true))

@@ -5,6 +5,7 @@ mod bad;
 mod deploys;
 mod lost;
 mod repeats;
+mod replicas;
 mod stages;
 #[path = "../support/mod.rs"]
 mod support;
