@@ -14,8 +14,8 @@ use crate::workspace;
 ///   --json                               one JSON document on stdout, all else on stderr
 ///   --objective throughput|latency       what to be good at [default: throughput]
 ///   --max-stages N                       most stages
-///   --replicas off|auto                  whether a stage may run on several nodes [default: off];
-///                                        to compare plans, a dispatcher cannot run replicas yet
+///   --replicas off|auto                  whether a stage may run on several nodes, up to whole
+///                                        copies of the network [default: auto]
 ///   --codec C1,C2,…                      codecs that hops may use [default: all of the profile]
 ///   --budget-s S                         seconds to look where not all plans can be looked at [default: 10]
 ///   --seed N                             the same seed gives the same plan, unless the clock ends the
@@ -30,7 +30,7 @@ use crate::workspace;
     override_usage = "cargo xtask plan --profile <FILE> --cluster <FILE> [FLAGS]…",
     after_help = "Examples:
   cargo xtask plan --profile profile.json --cluster cluster.toml
-  cargo xtask plan --profile profile.json --cluster cluster.toml --replicas auto --svg plan.svg"
+  cargo xtask plan --profile profile.json --cluster cluster.toml --replicas off --svg plan.svg"
 )]
 pub struct Args {
     /// As above

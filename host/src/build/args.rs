@@ -7,9 +7,9 @@ use crate::engine::Choice;
 use crate::relay::Codec;
 use clap::Args;
 use defer_partition::cluster::Cluster;
-use defer_partition::command::Goal;
+use defer_partition::command::{Goal, Sharing};
 use defer_partition::dims::parse_dim;
-use defer_partition::plan::{self, Objective};
+use defer_partition::plan::{self, Objective, Replicas};
 use std::path::{Path, PathBuf};
 
 /// Cuts a network into stages: writes DIR/pipeline.json and DIR/stage-<i>.wasm
@@ -23,7 +23,7 @@ Examples:
   defer-host build-stages --model resnet50 --cut add_3_relu,add_7_relu
       three stages, cut after these tensors
   defer-host build-stages --model resnet50 --cluster cluster.toml
-      as many stages as are best for these machines, each for one of them; dispatch --cluster puts them there
+      as many stages as are best for these machines, each for one or several; dispatch --cluster puts them there
   defer-host build-stages --model ocr-rec --stages 4 --allow-lossy top1-agreement=0.999
       hops may also use lossy codecs, those with which hardly a character is read otherwise")]
 pub struct BuildArgs {
@@ -48,6 +48,10 @@ pub struct BuildArgs {
     /// What a plan for --cluster is to be good at
     #[arg(long, value_name = "WHAT", default_value = "throughput", requires = "cluster")]
     pub objective: Goal,
+
+    /// Whether a plan for --cluster may have a stage on several nodes, up to whole copies of the network
+    #[arg(long, value_name = "WHETHER", default_value = "auto", requires = "cluster")]
+    pub replicas: Sharing,
 
     /// Folder to write; dist/<model> by default
     #[arg(long, value_name = "DIR")]
@@ -112,6 +116,8 @@ pub struct BuildOptions {
     pub objective: Objective,
     /// Codecs that it may use; none to leave that open.
     pub codecs: Vec<Codec>,
+    /// Whether it may have a stage on several nodes.
+    pub replicas: Replicas,
 }
 
 impl TryFrom<&BuildArgs> for BuildOptions {
@@ -123,8 +129,8 @@ impl TryFrom<&BuildArgs> for BuildOptions {
             return Err(BuildError::Lossy { codec: lossy.to_string() });
         }
         let cluster = args.cluster.as_deref().map(Cluster::read).transpose()?;
-        let objective = args.objective.into();
-        Ok(Self { model, stages, out, cuts, dims, threads, allow_lossy, cluster, objective, codecs })
+        let (objective, replicas) = (args.objective.into(), args.replicas.into());
+        Ok(Self { model, stages, out, cuts, dims, threads, allow_lossy, cluster, objective, codecs, replicas })
     }
 }
 
@@ -180,6 +186,7 @@ impl BuildOptions {
         plan::Options {
             objective: self.objective,
             max_stages: self.stages,
+            replicas: self.replicas,
             codecs: (!self.codecs.is_empty()).then_some(codecs),
             ..plan::Options::default()
         }

@@ -115,6 +115,35 @@ fn a_plan_uses_lossy_codecs_only_where_all_of_them_together_keep_to_the_budget()
     }
 }
 
+#[test]
+fn a_network_that_fits_every_node_runs_as_whole_copies_unless_it_is_to_be_cut() {
+    let folder = folder("planned-copies");
+    let model = written(&folder, 4);
+    let nodes: Vec<Node> = ["one", "two", "three"].map(|name| Node::start(&folder, name, &[])).into();
+    let lines: Vec<_> = nodes.iter().map(|node| (node.name.as_str(), Some(node.url()), 1.0, 1 << 30)).collect();
+    let file = folder.join("cluster.toml");
+    std::fs::write(&file, cluster(&lines)).unwrap();
+    let (file, out) = (file.to_str().unwrap(), folder.join("stages"));
+    let flags = ["build-stages", "--model", &model, "--cluster", file, "--dim", "n=2", "--out", out.to_str().unwrap()];
+    let built = run(&[&flags[..], &["--replicas", "off"]].concat());
+    assert!(built.status.success(), "{}", stderr(&built));
+    assert!(Pipeline::read(&out).unwrap().stages.iter().all(|stage| stage.nodes.as_ref().unwrap().len() == 1));
+    let built = run(&flags);
+    assert!(built.status.success(), "{}", stderr(&built));
+    let pipeline = Pipeline::read(&out).unwrap();
+    assert_eq!(pipeline.stages.len(), 1, "{pipeline:?}");
+    assert_eq!(pipeline.stages[0].nodes.as_ref().unwrap().len(), 3, "{pipeline:?}");
+    let dispatcher = dispatched(&dispatch(&out, file));
+    let staged = Staged { file: model.into(), folder: out, pipeline };
+    for _ in 0..6 {
+        assert_answers(&dispatcher, &staged, "whole copies");
+    }
+    for node in &nodes {
+        let slot = node.stages()[0].clone();
+        assert!(slot["counters"]["frames_received"].as_u64().unwrap() > 0, "{} has its share: {slot}", node.name);
+    }
+}
+
 /// Room for five of a ladder's products, and activations.
 const FIVE: u64 = 5 * 64 * 64 * 4 + 8192;
 

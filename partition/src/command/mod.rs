@@ -18,7 +18,7 @@ use std::time::Duration;
 Examples:
   … plan --profile profile.json --cluster cluster.toml
   … plan --profile profile.json --cluster cluster.toml --objective latency --max-stages 3
-  … plan --profile profile.json --cluster cluster.toml --replicas auto --svg plan.svg
+  … plan --profile profile.json --cluster cluster.toml --replicas off --svg plan.svg
   … plan --profile profile.json --cluster cluster.toml --json > plan.json
 
 A stage on a node takes (decode + compute + encode) / speed, a hop its bytes × 8 / bandwidth; the longest of them, requests
@@ -50,8 +50,8 @@ pub struct PlanArgs {
     #[arg(long, value_name = "N")]
     pub max_stages: Option<usize>,
 
-    /// Whether a stage may run on several nodes; to compare plans, a dispatcher cannot run replicas yet
-    #[arg(long, value_name = "WHETHER", default_value = "off")]
+    /// Whether a stage may run on several nodes, up to whole copies of the network
+    #[arg(long, value_name = "WHETHER", default_value = "auto")]
     pub replicas: Sharing,
 
     /// Codecs that hops may use, of those in the profile [default: all]
@@ -136,15 +136,21 @@ impl From<Goal> for Objective {
     }
 }
 
+impl From<Sharing> for Replicas {
+    fn from(sharing: Sharing) -> Self {
+        match sharing {
+            Sharing::Off => Self::Off,
+            Sharing::Auto => Self::Auto,
+        }
+    }
+}
+
 impl PlanArgs {
     fn options(&self) -> Options {
         Options {
             objective: self.objective.into(),
             max_stages: self.max_stages,
-            replicas: match self.replicas {
-                Sharing::Off => Replicas::Off,
-                Sharing::Auto => Replicas::Auto,
-            },
+            replicas: self.replicas.into(),
             budget: self.budget_s,
             deadline: Some(self.budget_s),
             seed: self.seed,

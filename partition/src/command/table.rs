@@ -4,8 +4,6 @@ use crate::cluster::Cluster;
 use crate::plan::{Alternative, Kind, Objective, PlacedStage, Placement};
 use std::collections::BTreeSet;
 
-/// What a plan with replicas is for: to be compared.
-const NO_REPLICAS: &str = "A dispatcher cannot run replicas yet: such plans are for comparison.";
 /// Characters of a bar of a node's time, and of a link's.
 const CPU: usize = 40;
 const LINK: usize = 20;
@@ -198,9 +196,6 @@ fn cut_short(plan: &Placement) -> Option<String> {
 
 /// What a user should know who would rather not cut.
 fn advice(plan: &Placement) -> Option<String> {
-    if plan.kind == Kind::Mixed {
-        return Some(NO_REPLICAS.to_owned());
-    }
     let copies = plan.alternatives.iter().find(|alternative| alternative.kind == Kind::Replication)?;
     let faster = copies.bottleneck_ms? < plan.bottleneck_ms * (1.0 - 1e-9);
     let count = copies.stages.first()?.nodes.len();
@@ -208,11 +203,11 @@ fn advice(plan: &Placement) -> Option<String> {
         Kind::Replication => {
             let than = if plan.optimal { "no cut is faster" } else { "that is at least as fast as any cut found" };
             Some(format!(
-                "The whole network fits {count} nodes, a copy on each, and {than}: there are no hops to pay for. {NO_REPLICAS}"
+                "The whole network fits {count} nodes, a copy on each, and {than}: there are no hops to pay for."
             ))
         }
         _ if faster && plan.objective == Objective::Throughput => Some(format!(
-            "Whole copies on {count} nodes would be faster, {} per second: cut because you must, or plan with --replicas auto. {NO_REPLICAS}",
+            "Whole copies on {count} nodes would be faster, {} per second: --replicas auto plans them.",
             rate(copies.throughput_rps)
         )),
         _ => None,

@@ -32,7 +32,7 @@ impl Profiler<'_, '_> {
         let (passage, count) = (self.passage(), self.pieces.count());
         let (receive, send) = self.codings.frame();
         let stage = |stage: &PlacedStage| {
-            let speed = cluster.node(&stage.nodes[0]).map_or(1.0, |node| node.speed);
+            let speed = speed(stage, cluster);
             let run = run(stage);
             // What a plan counts as the first and the last atom's: see `Profiler::profile`.
             let taken = if run.start == 0 { passage.enter_ms[0] } else { receive };
@@ -94,7 +94,7 @@ fn best(tried: Vec<Placement>, runs: &[RunCost], cluster: &Cluster) -> Placement
 fn timed(mut placement: Placement, runs: &[RunCost], cluster: &Cluster) -> Placement {
     let mut longest = placement.input_link_ms;
     for stage in &mut placement.stages {
-        let speed: f64 = stage.nodes.iter().filter_map(|node| cluster.node(node)).map(|node| node.speed).sum();
+        let speed = speed(stage, cluster);
         if let Some(run) = runs.iter().find(|run| run.atoms == stage.atoms).filter(|_| speed > 0.0) {
             let compute_ms = run.compute_ms / speed;
             // One inference is on one of a stage's nodes, which take longer than all of them together.
@@ -106,6 +106,11 @@ fn timed(mut placement: Placement, runs: &[RunCost], cluster: &Cluster) -> Place
     placement.bottleneck_ms = longest;
     placement.throughput_rps = (longest > 0.0).then(|| 1e3 / longest);
     placement
+}
+
+/// Of all nodes of a stage together.
+fn speed(stage: &PlacedStage, cluster: &Cluster) -> f64 {
+    stage.nodes.iter().filter_map(|node| cluster.node(node)).map(|node| node.speed).sum()
 }
 
 /// The pieces of a stage.

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
@@ -45,6 +46,8 @@ pub struct Bed {
     pipeline: PathBuf,
     state_dir: PathBuf,
     dispatcher: Mutex<Option<Process>>,
+    /// How often the dispatcher was started.
+    lives: AtomicUsize,
     pub nodes: Vec<Node>,
     pub door: SocketAddr,
     pub admin: SocketAddr,
@@ -74,7 +77,8 @@ impl Bed {
         let state_dir = folder.join("dispatcher");
         let dispatcher = Mutex::new(None);
         let pipeline = pipeline.to_owned();
-        let bed = Self { binary, pipeline, state_dir, dispatcher, nodes, door, admin, http, _disks: disks };
+        let lives = AtomicUsize::new(0);
+        let bed = Self { binary, pipeline, state_dir, dispatcher, lives, nodes, door, admin, http, _disks: disks };
         for node in 0..count {
             bed.start_node(node).await?;
         }
@@ -102,12 +106,14 @@ impl Bed {
         Ok(())
     }
 
-    /// Starts the dispatcher, which is there when this returns.
+    /// Starts the dispatcher, which is there when this returns. From life to life another stage has a replica, or none.
     pub async fn start_dispatcher(&self) -> Result<()> {
+        const REPLICAS: [&[&str]; 3] = [&[], &["--replicas", "stage=1:2"], &["--replicas", "stage=0:2"]];
         let mut place = self.dispatcher.lock().await;
         let mut args: Vec<OsString> = vec!["dispatch".into(), "--pipeline".into(), self.pipeline.clone().into()];
         let (door, admin) = (self.door.to_string(), self.admin.to_string());
         args.extend(["--listen", &door, "--admin", &admin, "--queue", "32", "--replan-after", "3"].map(OsString::from));
+        args.extend(REPLICAS[self.lives.fetch_add(1, Ordering::Relaxed) % REPLICAS.len()].iter().map(OsString::from));
         args.extend(["--replay-after", "1", "--drain-timeout", "5", "--state-dir"].map(OsString::from));
         args.extend([self.state_dir.clone().into(), "--node".into()]);
         args.extend(self.nodes.iter().map(|node| format!("http://{}", node.rest.address).into()));
@@ -197,12 +203,13 @@ impl Bed {
         Ok(all["pipelines"][0].clone())
     }
 
-    /// The digests of the active generation's stages, and their nodes.
+    /// The digests of the active generation's stages, and a node of each.
     pub async fn active(&self) -> Result<(Vec<String>, Vec<String>)> {
         let pipeline = self.pipeline().await?;
         let generations = pipeline["generations"].as_array().context("no generations")?;
         let active = generations.iter().find(|one| one["state"] == "active").context("no generation is active")?;
-        let stages = active["stages"].as_array().context("no stages")?;
+        let mut stages = active["stages"].as_array().context("no stages")?.clone();
+        stages.dedup_by_key(|stage| stage["stage"].clone());
         let all = |name: &str| stages.iter().map(|stage| stage[name].as_str().unwrap_or_default().to_owned()).collect();
         Ok((all("digest"), all("node")))
     }

@@ -36,6 +36,16 @@ struct Common {
     models: Vec<String>,
 }
 
+/// A node beside those that the chain needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Help {
+    None,
+    /// The last one of the nodes is a spare.
+    Spare,
+    /// This stage runs on two nodes; the number of its first is its own.
+    Replica(usize),
+}
+
 /// A chain that answers, and further nodes.
 struct Bed {
     model: String,
@@ -47,8 +57,8 @@ struct Bed {
 }
 
 impl Bed {
-    /// Cuts `model` into `stages` and starts as many nodes, `spares` more, and a dispatcher.
-    fn start(model: &str, stages: usize, spares: usize) -> Result<Self> {
+    /// Cuts `model` into `stages` and starts as many nodes, `help` as well, and a dispatcher.
+    fn start(model: &str, stages: usize, help: Help) -> Result<Self> {
         let unknown = || UsageError(format!("no network \"{model}\" in the catalogue; `cargo xtask models` lists it"));
         let entry = defer_models::find(model).ok_or_else(unknown)?;
         entry.fetch(&mut |line| eprintln!("{line}"))?;
@@ -67,9 +77,13 @@ impl Bed {
         bars.clear();
         let binary = cluster::binary()?;
         let node = |index: usize| start_node(&binary, &folder, index);
-        let nodes = (0..stages + spares).map(node).collect::<Result<Vec<_>>>()?;
-        let none: [&str; 0] = [];
-        let dispatcher = cluster::start_dispatcher(&binary, &out, &nodes.iter().collect::<Vec<_>>(), &none)?;
+        let more = if help == Help::None { 0 } else { 1 };
+        let nodes = (0..stages + more).map(node).collect::<Result<Vec<_>>>()?;
+        let flags = match help {
+            Help::Replica(stage) => vec!["--replicas".to_owned(), format!("stage={stage}:2")],
+            Help::None | Help::Spare => Vec::new(),
+        };
+        let dispatcher = cluster::start_dispatcher(&binary, &out, &nodes.iter().collect::<Vec<_>>(), &flags)?;
         Ok(Self { model: model.to_owned(), inputs, folder, pipeline, nodes, dispatcher })
     }
 

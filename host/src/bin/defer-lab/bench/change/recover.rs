@@ -1,6 +1,6 @@
-//! `defer-lab bench recover`: nodes of a chain with a warm spare are killed, and frozen.
+//! `defer-lab bench recover`: nodes of a chain with a warm spare, and replicas of a stage, are killed and frozen.
 
-use super::{AT, Bed, Common, FULL};
+use super::{AT, Bed, Common, FULL, Help};
 use crate::bench::report;
 use crate::table::{Side, table};
 use anyhow::{Context as _, Result, bail};
@@ -17,7 +17,7 @@ const SECONDS: f64 = 10.0;
 /// How long the spare may take to be given the stages.
 const WARM: Duration = Duration::from_secs(120);
 
-/// The longest time without an answer when a node is lost and a spare takes over.
+/// The longest time without an answer when a node is lost, and a spare takes over or a replica goes on.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   defer-lab bench recover
@@ -25,7 +25,7 @@ const WARM: Duration = Duration::from_secs(120);
 pub struct RecoverArgs {
     #[command(flatten)]
     common: Common,
-    /// Nodes with a stage each; there is one more
+    /// Stages; there is one node more
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=64))]
     nodes: u16,
     /// Requests under way: half as many as nodes are about half the load that they can bear
@@ -39,6 +39,8 @@ struct Row {
     nodes: u16,
     in_flight: u16,
     fault: &'static str,
+    /// What there is instead of the node: `spare`, `replica` or, when it is the same node again, `itself`.
+    instead: &'static str,
     stage: usize,
     steady_rps: f64,
     /// The longest time without an answer, from the last one before it. `restart`: from the start of a node's process to its
@@ -55,10 +57,19 @@ pub fn run(args: &RecoverArgs) -> Result<()> {
     let last = usize::from(args.nodes) - 1;
     let mut rows = Vec::new();
     for model in &args.common.models {
-        for (fault, signal, goal) in [("SIGKILL", Signal::KILL, 1000.0), ("SIGSTOP", Signal::STOP, 2000.0)] {
+        for (instead, fault, signal, goal) in [
+            ("spare", "SIGKILL", Signal::KILL, 1000.0),
+            ("spare", "SIGSTOP", Signal::STOP, 2000.0),
+            ("replica", "SIGKILL", Signal::KILL, 200.0),
+            ("replica", "SIGSTOP", Signal::STOP, 200.0),
+        ] {
             for stage in [0, last / 2, last] {
+                let help = if instead == "spare" { Help::Spare } else { Help::Replica(stage) };
                 // A bed for each: what was lost stays lost.
-                let bed = Bed::start(model, usize::from(args.nodes), 1)?;
+                let bed = Bed::start(model, usize::from(args.nodes), help)?;
+                if help == Help::Spare {
+                    wait_until_warm(&bed)?;
+                }
                 let (steady_rps, answers) = lose(&bed, args, stage, signal)?;
                 let gap = answers.longest_gap_ms();
                 rows.push(Row {
@@ -66,6 +77,7 @@ pub fn run(args: &RecoverArgs) -> Result<()> {
                     nodes: args.nodes,
                     in_flight: args.in_flight,
                     fault,
+                    instead,
                     stage,
                     steady_rps,
                     longest_gap_ms: gap,
@@ -81,7 +93,8 @@ pub fn run(args: &RecoverArgs) -> Result<()> {
     report(args.common.json, "recover", &rows, as_table)
 }
 
-fn lose(bed: &Bed, args: &RecoverArgs, stage: usize, signal: Signal) -> Result<(f64, super::Answers)> {
+/// Waits until the spare has every stage.
+fn wait_until_warm(bed: &Bed) -> Result<()> {
     let spare = bed.nodes.last().context("a bed has nodes")?;
     let spare = NodeClient::new(spare.address("rest").parse()?, Token::default())?;
     let end = Instant::now() + WARM;
@@ -93,6 +106,10 @@ fn lose(bed: &Bed, args: &RecoverArgs, stage: usize, signal: Signal) -> Result<(
             thread::sleep(Duration::from_millis(100));
         }
     }
+    Ok(())
+}
+
+fn lose(bed: &Bed, args: &RecoverArgs, stage: usize, signal: Signal) -> Result<(f64, super::Answers)> {
     let rate = bed.rate(args.in_flight)?;
     let load = bed.load(args.in_flight, rate, SECONDS);
     load.wait_until(AT);
@@ -105,7 +122,7 @@ fn lose(bed: &Bed, args: &RecoverArgs, stage: usize, signal: Signal) -> Result<(
 /// How long a node takes from its start until its stage serves again.
 fn restart(model: &str, args: &RecoverArgs) -> Result<Row> {
     let stage = usize::from(args.nodes) - 1;
-    let mut bed = Bed::start(model, usize::from(args.nodes), 0)?;
+    let mut bed = Bed::start(model, usize::from(args.nodes), Help::None)?;
     bed.nodes[stage].kill();
     let begun = Instant::now();
     let node = bed.start_node(stage)?;
@@ -117,6 +134,7 @@ fn restart(model: &str, args: &RecoverArgs) -> Result<Row> {
         nodes: args.nodes,
         in_flight: 0,
         fault: "restart",
+        instead: "itself",
         stage,
         steady_rps: 0.0,
         longest_gap_ms: took,
@@ -132,6 +150,7 @@ fn as_table(rows: &[Row]) -> String {
     let header = [
         ("network", Side::Left),
         ("fault", Side::Left),
+        ("instead", Side::Left),
         right("stage"),
         right("per second"),
         right("longest gap ms"),
@@ -144,6 +163,7 @@ fn as_table(rows: &[Row]) -> String {
         [
             row.model.clone(),
             row.fault.to_owned(),
+            row.instead.to_owned(),
             row.stage.to_string(),
             format!("{:.1}", row.steady_rps),
             format!("{:.0}", row.longest_gap_ms),

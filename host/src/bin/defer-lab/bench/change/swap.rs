@@ -1,6 +1,6 @@
 //! `defer-lab bench swap`: each stage of a chain under load is swapped for a rebuilt one, with CPU to spare and without.
 
-use super::{AT, Bed, Common, FULL};
+use super::{AT, Bed, Common, FULL, Help};
 use crate::bench::memory::process::{Memory, stages};
 use crate::bench::report;
 use crate::table::{Side, table};
@@ -68,7 +68,7 @@ struct Row {
 pub fn run(args: &SwapArgs) -> Result<()> {
     let mut rows = Vec::new();
     for model in &args.common.models {
-        let bed = Bed::start(model, usize::from(args.nodes), 0)?;
+        let bed = Bed::start(model, usize::from(args.nodes), Help::None)?;
         for &in_flight in &args.in_flight {
             let rate = bed.rate(in_flight)?;
             for stage in 0..usize::from(args.nodes) {
