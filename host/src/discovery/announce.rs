@@ -11,7 +11,7 @@ const LABEL: usize = 63;
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// As long as it is there, the node can be found. It has one thread.
+/// As long as it is there, the node can be found. It has two threads: one that answers, one that logs.
 pub struct Announcement {
     daemon: ServiceDaemon,
     service: String,
@@ -20,7 +20,14 @@ pub struct Announcement {
 impl Announcement {
     /// Announces a node whose REST port is bound to `rest`, on the interfaces that reach it; `machine` is this one's name.
     pub fn start(presence: &Presence, machine: &str, rest: SocketAddr) -> Result<Self, Error> {
-        let daemon = ServiceDaemon::new()?;
+        // A name of its own: other services of this machine, in other processes, may answer to the machine's.
+        let host = format!("{}-{}.local.", host_label(machine), rest.port());
+        let instance = cut(&presence.name, LABEL);
+        let txt = presence.to_txt();
+        let info = ServiceInfo::new(SERVICE, instance, &host, "", rest.port(), &txt[..])?.enable_addr_auto();
+        // From here on, whatever fails: dropping it ends its threads.
+        let announcement = Self { daemon: ServiceDaemon::new()?, service: info.get_fullname().to_owned() };
+        let daemon = &announcement.daemon;
         // What is announced there, nobody else can reach.
         daemon.disable_interface(vec![IfKind::LoopbackV4, IfKind::LoopbackV6])?;
         match rest.ip() {
@@ -31,12 +38,6 @@ impl Announcement {
                 daemon.enable_interface(one)?;
             }
         }
-        // A name of its own: other services of this machine, in other processes, may answer to the machine's.
-        let host = format!("{}-{}.local.", host_label(machine), rest.port());
-        let instance = cut(&presence.name, LABEL);
-        let txt = presence.to_txt();
-        let info = ServiceInfo::new(SERVICE, instance, &host, "", rest.port(), &txt[..])?.enable_addr_auto();
-        let service = info.get_fullname().to_owned();
         let events = daemon.monitor()?;
         thread::Builder::new()
             .name("announce".to_owned())
@@ -56,7 +57,7 @@ impl Announcement {
             })
             .map_err(|error| Error::Msg(error.to_string()))?;
         daemon.register(info)?;
-        Ok(Self { daemon, service })
+        Ok(announcement)
     }
 }
 
