@@ -3,6 +3,7 @@
 use super::{Built, Found};
 use crate::accuracy::Budget;
 use crate::pipeline::{AccuracyRef, Calibration, Pipeline};
+use crate::stdout;
 use defer_partition::TensorInfo;
 use serde::Serialize;
 use std::fmt::Write;
@@ -49,7 +50,7 @@ impl Built {
         let Pipeline { name, stages, plan, .. } = &self.pipeline;
         let plural = if stages.len() == 1 { "" } else { "s" };
         let mut text = format!("{name}: {} stage{plural} in {}\n\n", stages.len(), self.folder.display());
-        align(&mut text, &rows, &[6, 7, 8]);
+        stdout::align(&mut text, &rows, &[6, 7, 8]);
         if self.placed.is_none() {
             let even = plan.lower_bound_ms / plan.bottleneck_ms.max(f64::MIN_POSITIVE) * 100.0;
             let _ = writeln!(
@@ -96,7 +97,7 @@ fn lossy(text: &mut String, found: &Found) {
             if codecs.is_empty() { "none".to_owned() } else { codecs.join(", ") },
         ]);
     }
-    align(text, &rows, &[5]);
+    stdout::align(text, &rows, &[5]);
     let figure = |figure: Option<f64>| {
         figure.map_or_else(
             || "no number".to_owned(),
@@ -134,21 +135,6 @@ fn names(tensors: &[&TensorInfo]) -> String {
         let _ = write!(text, " and {} more", tensors.len() - NAMED);
     }
     text
-}
-
-/// Pads all columns but the last: to the right those in `left`, all others to the left.
-fn align<const N: usize>(text: &mut String, rows: &[[String; N]], left: &[usize]) {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    for row in rows {
-        for (column, cell) in row.iter().enumerate() {
-            let width = width(column);
-            let _ = match column {
-                last if last + 1 == N => writeln!(text, "{cell}"),
-                column if left.contains(&column) => write!(text, "{cell:width$}  "),
-                _ => write!(text, "{cell:>width$}  "),
-            };
-        }
-    }
 }
 
 fn bytes(count: u64) -> String {
