@@ -70,9 +70,10 @@ impl Presence {
     }
 }
 
-/// Strangers' text for a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+/// Strangers' text for a terminal: without what moves the cursor, or turns the direction of writing.
+pub(crate) fn printable(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -129,7 +130,10 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         let mut txt: HashMap<&str, String> = presence().to_txt().into_iter().collect();
-        txt.insert("name", "pi\u{1b}[2J".to_owned());
-        assert_eq!(read(&txt).map(|presence| presence.name), Ok("pi\u{fffd}[2J".to_owned()));
+        for (name, want) in [("pi\u{1b}[2J", "pi\u{fffd}[2J"), ("pi\u{202e}1", "pi\u{fffd}1"), ("Küche 1", "Küche 1")]
+        {
+            txt.insert("name", name.to_owned());
+            assert_eq!(read(&txt).map(|presence| presence.name), Ok(want.to_owned()));
+        }
     }
 }
