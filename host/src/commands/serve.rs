@@ -42,8 +42,8 @@ pub struct ServeArgs {
     /// Address at which other nodes reach the relay, as host:port [default: the host of this node's URL, the relay's port]
     #[arg(long, value_name = "ADDR", value_parser = host_and_port)]
     advertise: Option<String>,
-    /// Makes this node known in the local network (mDNS), for `defer-host cluster discover`: name, addresses, architecture,
-    /// engine, and whether a token is needed, never the token
+    /// Makes this node known in the local network (mDNS), for `defer-host cluster discover`: name, addresses, the relay's
+    /// address, architecture, engine, versions of program and protocol, and whether a token is needed, never the token
     #[arg(long)]
     announce: bool,
     /// Where artifacts and generations are kept, for one process at a time [default: ~/.local/state/defer-host/NAME, without
@@ -133,15 +133,6 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         pool: Pool::new(POOL),
         max_tensor,
     };
-    let presence = Presence {
-        name: name.clone(),
-        arch: std::env::consts::ARCH.to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        protocol: frame::VERSION,
-        engine: engine.name().to_owned(),
-        relay: args.advertise.clone().unwrap_or_else(|| format!(":{}", relay_addr.port())),
-        admission: if token.is_empty() { Admission::Everybody } else { Admission::Token },
-    };
     let config = NodeConfig {
         name: name.clone(),
         state_dir,
@@ -152,6 +143,15 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
         advertise: args.advertise,
         relay: relay_addr,
         bounds,
+    };
+    let presence = Presence {
+        name: name.clone(),
+        arch: std::env::consts::ARCH.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: frame::VERSION,
+        engine: engine.name().to_owned(),
+        relay: config.stated_relay(),
+        admission: if config.token.is_empty() { Admission::Everybody } else { Admission::Token },
     };
     let node = Node::open(config, loader).map_err(|error| match error {
         StoreError::Open { .. } if state_dir_given => UsageError(format!("{:#}", anyhow::Error::from(error))).into(),

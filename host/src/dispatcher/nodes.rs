@@ -6,10 +6,11 @@ use crate::node::generation::Prepare;
 use crate::pipeline::Pipeline;
 use crate::relay::Token;
 use anyhow::{Context as _, Result, anyhow, bail};
-use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tokio_util::io::ReaderStream;
@@ -130,24 +131,38 @@ pub struct SlotInfo {
 }
 
 #[derive(Deserialize)]
+struct Relay {
+    relay: String,
+}
+
+#[derive(Deserialize)]
 struct Slots {
     stages: Vec<SlotInfo>,
 }
 
 impl NodeClient {
     pub fn new(url: Url, token: Token) -> Result<Self> {
-        Self::of(Kind::Node, url, token)
+        Self::of(Kind::Node, url, token, None)
+    }
+
+    /// For the node that answers at `address`, whatever else the name in `url` may mean later.
+    pub fn at(address: SocketAddr, url: Url, token: Token) -> Result<Self> {
+        Self::of(Kind::Node, url, token, Some(address))
     }
 
     /// For a dispatcher's admin port.
     pub fn of_dispatcher(url: Url, token: Token) -> Result<Self> {
-        Self::of(Kind::Dispatcher, url, token)
+        Self::of(Kind::Dispatcher, url, token, None)
     }
 
-    fn of(kind: Kind, url: Url, token: Token) -> Result<Self> {
-        // Nodes stand in the user's own network: a proxy of the environment is not meant for them.
-        let http = Client::builder().connect_timeout(QUICK).no_proxy().build()?;
-        Ok(Self { url, http, token, kind })
+    fn of(kind: Kind, url: Url, token: Token, address: Option<SocketAddr>) -> Result<Self> {
+        // Nodes stand in the user's own network: a proxy of the environment is not meant for them. Nor does a node ever
+        // send anybody elsewhere.
+        let mut http = Client::builder().connect_timeout(QUICK).no_proxy().redirect(redirect::Policy::none());
+        if let (Some(host), Some(address)) = (url.host_str(), address) {
+            http = http.resolve(host, address);
+        }
+        Ok(Self { http: http.build()?, url, token, kind })
     }
 
     fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder> {
@@ -181,6 +196,12 @@ impl NodeClient {
     pub async fn describe(&self) -> Result<NodeInfo> {
         let request = self.request(Method::GET, &["v1", "node"])?.timeout(QUICK);
         Ok(self.accept(self.send(request).await?).await?.json().await?)
+    }
+
+    /// Where the node says that its relay is, `host:port` or `:port`: told without the token, and not proved.
+    pub async fn stated_relay(&self) -> Result<String> {
+        let request = self.request(Method::GET, &["v1", "relay"])?.timeout(QUICK);
+        Ok(self.accept(self.send(request).await?).await?.json::<Relay>().await?.relay)
     }
 
     /// Where others reach the relay: what the node advertises, else the host of its URL and the relay's port.

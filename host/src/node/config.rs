@@ -24,3 +24,10 @@ pub struct NodeConfig {
     /// What the peers of each port may hold.
     pub bounds: Bounds,
 }
+
+impl NodeConfig {
+    /// Where the node says that its relay is: `host:port` with `advertise`, else `:port`, at the node's own address.
+    pub fn stated_relay(&self) -> String {
+        self.advertise.clone().unwrap_or_else(|| format!(":{}", self.relay.port()))
+    }
+}

@@ -58,6 +58,7 @@ fn routes(token: Token) -> Router<Arc<Node>> {
     Router::new()
         .route("/healthz", get(async || Json(json!({"status": "ok"}))))
         .route("/readyz", get(ready))
+        .route("/v1/relay", get(relay))
         .route(openapi::PATH, openapi::serve(openapi::node))
         .method_not_allowed_fallback(method_not_allowed)
         .merge(guarded)
@@ -80,6 +81,11 @@ async fn ready(State(node): Shared) -> Result<Json<Value>, ApiError> {
         }
     }
     Ok(Json(json!({"status": "ready", "generations": generations.len()})))
+}
+
+/// For those who have a token, and want the relay's proof that this node knows it before they show it.
+async fn relay(State(node): Shared) -> Json<Value> {
+    Json(json!({"relay": node.config().stated_relay()}))
 }
 
 async fn describe(State(node): Shared) -> Json<Value> {

@@ -15,6 +15,8 @@ pub fn document() -> Value {
     add("/healthz", json!({ "get": open("healthz", "Whether the process runs", ok("It does.", "Health"), &[]) }));
     let ready = ok("Every assigned stage is loaded and warmed up.", "Ready");
     add("/readyz", json!({ "get": open("readyz", "Whether the node takes work", ready, &[503]) }));
+    let relay = open("relay", "Where the node's relay is", ok("Told without the token.", "Relay"), &[]);
+    add("/v1/relay", json!({ "get": relay }));
     add("/metrics", json!({ "get": guarded("metrics", "Counters", metrics(), &[]) }));
     let node = guarded("node", "What this node is", ok("Name, hardware, engines, addresses.", "Node"), &[]);
     add("/v1/node", json!({ "get": node }));
@@ -158,6 +160,7 @@ fn schemas() -> Value {
         ]),
         "Health": object([("status", string())]),
         "Ready": object([("status", string()), ("generations", count())]),
+        "Relay": object([("relay", described(string(), "host:port, or :port at this port's own address."))]),
         "Stored": object([("digest", digest())]),
         "Engine": object([
             ("name", string()),

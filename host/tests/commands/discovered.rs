@@ -73,16 +73,22 @@ fn ip(args: &[&str]) -> bool {
     Command::new("ip").args(args).env("PATH", path()).status().is_ok_and(|status| status.success())
 }
 
-/// Discovers on machine `at` until `enough` of what is found.
-fn discover(cable: &Cable, at: usize, flags: &[&str], enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+/// Discovers on machine `at` until `enough` of what is found; gives that, and how the last search ended.
+fn search(cable: &Cable, at: usize, flags: &[&str], enough: impl Fn(&[Value]) -> bool) -> (Vec<Value>, Output) {
     let flags = [&["cluster", "discover", "--json", "--seconds", "2"], flags].concat();
     poll("the nodes that are to be found", || {
         let output = cable.run(at, &flags);
         let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON document, whatever was found");
         let nodes = report["nodes"].as_array().unwrap().clone();
-        assert_eq!(output.status.success(), !nodes.is_empty(), "{}", stderr(&output));
-        enough(&nodes).then_some(nodes)
+        enough(&nodes).then_some((nodes, output))
     })
+}
+
+/// The same of a search that succeeds.
+fn discover(cable: &Cable, at: usize, flags: &[&str], enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    let (nodes, output) = search(cable, at, flags, enough);
+    assert!(output.status.success(), "{}", stderr(&output));
+    nodes
 }
 
 fn names(nodes: &[Value]) -> Vec<&str> {
@@ -101,29 +107,39 @@ fn nodes_that_announce_themselves_are_found_and_measured() {
     let (token, other) = (file("token", "a long random text"), file("other", "another long random text"));
     let right = cable.node(1, "right", ["7700", "7701"], &folder, &["--token-file", &token]);
     let stranger = cable.node(1, "stranger", ["7710", "7711"], &folder, &["--token-file", &other]);
+    let open = cable.node(1, "open", ["7720", "7721"], &folder, &["--insecure"]);
     let mut left = cable.node(0, "left", ["7700", "7701"], &folder, &["--token-file", &token, "--memory-limit", "64"]);
 
     // Without the token: where they are, and no more.
-    let found = discover(&cable, 0, &[], |nodes| nodes.len() == 3);
-    assert_eq!(names(&found), ["left", "right", "stranger"]);
-    for (node, url) in found.iter().zip(["198.18.7.1:7700", "198.18.7.2:7700", "198.18.7.2:7710"]) {
+    let found = discover(&cable, 0, &[], |nodes| nodes.len() == 4);
+    assert_eq!(names(&found), ["left", "open", "right", "stranger"]);
+    let urls = ["198.18.7.1:7700", "198.18.7.2:7720", "198.18.7.2:7700", "198.18.7.2:7710"];
+    for (node, url) in found.iter().zip(urls) {
         assert_eq!(node["url"], format!("http://{url}"));
         assert_eq!(node["arch"], std::env::consts::ARCH);
-        assert_eq!((&node["token_needed"], &node["memory_bytes"]), (&Value::Bool(true), &Value::Null), "{node}");
-        assert!(node["problem"].as_str().unwrap().contains("--token-file"), "{node}");
+        assert_eq!(node["token_needed"], node["name"] != "open");
+        match node["problem"].as_str() {
+            None => {
+                assert_eq!((&node["name"], node["cores"].as_u64() > Some(0)), (&Value::from("open"), true), "{node}")
+            }
+            Some(problem) => assert!(problem.contains("--token-file") && node["memory_bytes"].is_null(), "{node}"),
+        }
     }
 
     // With it, from the other machine: who knows it says more, and stands in the cluster file.
     let out = folder.join("cluster.toml");
     let out = out.to_str().unwrap();
     let flags = ["--token-file", &token, "--out", out];
-    let found = discover(&cable, 1, &flags, |nodes| nodes.len() == 3);
+    let (found, output) = search(&cable, 1, &flags, |nodes| nodes.len() == 4);
+    let said = stderr(&output);
+    assert!(output.status.success(), "{said}");
     assert_eq!(found[0]["memory_bytes"], 64 << 20);
     assert!(
-        found.iter().take(2).all(|node| node["cores"].as_u64() > Some(0) && node["problem"].is_null()),
+        found.iter().take(3).all(|node| node["cores"].as_u64() > Some(0) && node["problem"].is_null()),
         "{found:?}"
     );
-    assert!(found[2]["memory_bytes"].is_null() && !found[2]["problem"].is_null(), "{found:?}");
+    assert!(found[3]["memory_bytes"].is_null() && !found[3]["problem"].is_null(), "{found:?}");
+    assert!(said.contains("left out: \"open\" at http://198.18.7.2:7720: it needs no token"), "{said}");
     let text = std::fs::read_to_string(out).unwrap();
     assert!(text.starts_with("# Found by") && text.contains("assumed"), "{text}");
     let listed = |file: &str| -> Vec<(String, Option<String>)> {
@@ -134,6 +150,15 @@ fn nodes_that_announce_themselves_are_found_and_measured() {
     let want = [("left", "http://198.18.7.1:7700"), ("right", "http://198.18.7.2:7700")];
     assert_eq!(nodes, want.map(|(name, url)| (name.to_owned(), Some(url.to_owned()))));
 
+    // Without a token, it would be written, and those who need one not. A file that cannot be written costs no list.
+    let without = folder.join("without.toml");
+    let without = without.to_str().unwrap();
+    discover(&cable, 0, &["--out", without], |nodes| nodes.len() == 4);
+    assert_eq!(listed(without), [("open".to_owned(), Some("http://198.18.7.2:7720".to_owned()))]);
+    let (_, output) = search(&cable, 0, &["--out", "/nowhere/cluster.toml"], |nodes| nodes.len() == 4);
+    let said = stderr(&output);
+    assert_eq!((output.status.code(), said.contains("cannot write /nowhere")), (Some(1), true), "{said}");
+
     // The same file says whom to measure.
     let output = cable.run(0, &["cluster", "probe", "--cluster", out, "--out", out, "--token-file", &token]);
     assert!(output.status.success(), "{}", stderr(&output));
@@ -143,8 +168,8 @@ fn nodes_that_announce_themselves_are_found_and_measured() {
 
     // Who stops is no longer found.
     assert!(left.terminate().is_some_and(|status| status.success()), "{}", left.last_words());
-    discover(&cable, 1, &[], |nodes| names(nodes) == ["right", "stranger"]);
-    drop((right, stranger));
+    discover(&cable, 1, &[], |nodes| names(nodes) == ["open", "right", "stranger"]);
+    drop((right, stranger, open));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod reports;
 mod rivals;
 mod state;
 mod store;
+mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
 mod tokens;

@@ -1,12 +1,11 @@
 //! `defer-host cluster discover`: which nodes there are.
 
-use crate::commands::{host_name, read_token};
+use super::proof::{prove, relay_at};
+use crate::commands::read_token;
 use crate::discovery::{self, Admission, Found};
 use crate::dispatcher::nodes::{NodeClient, NodeInfo};
-use crate::port;
-use crate::probe::path;
-use crate::relay::{Limits, Token, frame};
-use crate::{buffer::Pool, stdout};
+use crate::relay::{Token, frame};
+use crate::stdout;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use defer_partition::cluster::{Cluster, ClusterNode, DispatcherLink, Links};
@@ -16,11 +15,12 @@ use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 /// For one question to one address.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Characters of what a node says instead of an answer.
+const PROBLEM: usize = 400;
 /// What stands in a cluster.toml until links are measured: Fast Ethernet.
 const LINK: DispatcherLink = DispatcherLink { bandwidth_bps: 100e6, latency_ms: 0.5 };
 const REMARKS: &str = "\
@@ -38,8 +38,8 @@ const REMARKS: &str = "\
 
 Asks by multicast (mDNS, UDP port 5353), which reaches the local network only. Cores and memory are asked of each node
 itself: where a token is needed, with --token-file. A node gets the token only after a relay on the same machine has proved that
-it knows it.
-Exit code 1 when no node was found.")]
+it knows it. With a token, nodes that need none are listed but not written.
+Exit code 1 when no node was found, or the file cannot be written.")]
 pub struct DiscoverArgs {
     /// How long to listen for answers
     #[arg(long, default_value = "3", value_name = "S", value_parser = seconds)]
@@ -70,7 +70,7 @@ struct Row {
     cores: Option<u32>,
     /// What stages may still take there.
     memory_bytes: Option<u64>,
-    /// Why the node itself said nothing.
+    /// Why the node itself said nothing: in words that may be the node's own, fit for a terminal.
     problem: Option<String>,
 }
 
@@ -86,26 +86,26 @@ pub async fn discover(args: DiscoverArgs) -> Result<()> {
     let found = tokio::task::spawn_blocking(move || discovery::browse(time)).await?;
     let found = found.map_err(|error| anyhow::anyhow!("cannot ask the local network (mDNS): {error}"))?;
     let rows: Vec<Row> = join_all(found.iter().map(|node| ask(node, &token))).await;
-    if let (Some(out), false) = (&args.out, rows.is_empty()) {
-        let cluster = skeleton(&rows)?;
-        cluster.write_under(REMARKS, out).with_context(|| format!("cannot write {}", out.display()))?;
-    }
-    let none = rows.is_empty();
+    let report = Report { nodes: rows };
     if args.json {
-        stdout::write(&(serde_json::to_string_pretty(&Report { nodes: rows })? + "\n"))?;
-    } else if !none {
-        let mut text = table(&rows);
-        if let Some(out) = &args.out {
-            text += &format!("\nwritten to {}\n", out.display());
-        }
-        stdout::write(&text)?;
+        stdout::write(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+    } else if !report.nodes.is_empty() {
+        stdout::write(&table(&report.nodes))?;
     }
-    if none {
+    if report.nodes.is_empty() {
         bail!(
             "no node answered within {} s; nodes must be in this local network, run `defer-host serve --announce`, and no \
              firewall may hold back UDP port 5353",
             time.as_secs_f64()
         );
+    }
+    // After the list, which is worth having whatever becomes of the file.
+    if let Some(out) = &args.out {
+        let cluster = skeleton(&report.nodes, &token)?;
+        cluster.write_under(REMARKS, out).with_context(|| format!("cannot write {}", out.display()))?;
+        if !args.json {
+            stdout::write(&format!("\nwritten to {}\n", out.display()))?;
+        }
     }
     Ok(())
 }
@@ -127,12 +127,12 @@ async fn ask(found: &Found, token: &Token) -> Row {
     }
     let (info, problem) = match outcome {
         Ok(info) => (Some(info), None),
-        Err(problem) => (None, Some(problem)),
+        Err(problem) => (None, Some(discovery::printable(&problem.chars().take(PROBLEM).collect::<String>()))),
     };
     Row {
         name: presence.name.clone(),
         url: format!("http://{answered}"),
-        relay: relay_at(found, answered),
+        relay: relay_at(&presence.relay, answered),
         arch: presence.arch.clone(),
         engine: presence.engine.clone(),
         version: presence.version.clone(),
@@ -154,7 +154,7 @@ async fn describe(found: &Found, rest: SocketAddr, token: &Token) -> Result<Node
         Admission::Everybody => Token::default(),
         Admission::Token if token.is_empty() => bail!("a token is needed: give --token-file"),
         Admission::Token => {
-            prove(&relay_at(found, rest), rest, token).await?;
+            prove(&relay_at(&presence.relay, rest), rest, token).await?;
             token.clone()
         }
     };
@@ -162,40 +162,28 @@ async fn describe(found: &Found, rest: SocketAddr, token: &Token) -> Result<Node
     NodeClient::new(url, token)?.describe().await
 }
 
-/// Has a relay at the same machine as `rest` prove that it knows `token`: anyone can announce a node.
-async fn prove(relay: &str, rest: SocketAddr, token: &Token) -> Result<()> {
-    let mut addresses = lookup_host(relay).await.with_context(|| format!("cannot find its relay at {relay}"))?;
-    let Some(relay) = addresses.find(|address| address.ip() == rest.ip()) else {
-        bail!("its relay is at {relay} and not at {}, so it is not given the token; name it with --node", rest.ip());
-    };
-    let limits = Limits { max_tensor: 0, max_parts: 0, pool: Pool::new(0), stall: port::STALL };
-    path::recognise(&relay.to_string(), &host_name(), token, limits).await?;
-    Ok(())
-}
-
-/// Where the relay of a node is whose REST port is at `rest`.
-fn relay_at(found: &Found, rest: SocketAddr) -> String {
-    match found.presence.relay.strip_prefix(':').and_then(|port| port.parse().ok()) {
-        Some(port) => SocketAddr::new(rest.ip(), port).to_string(),
-        None => found.presence.relay.clone(),
-    }
-}
-
-/// The nodes that said how much memory they have.
-fn skeleton(rows: &[Row]) -> Result<Cluster> {
+/// The nodes that said how much memory they have, and that know `token` if there is one; stderr is told of the others.
+fn skeleton(rows: &[Row], token: &Token) -> Result<Cluster> {
     let node = |row: &Row| {
         let memory_bytes = row.memory_bytes.filter(|bytes| *bytes > 0);
-        if memory_bytes.is_none() {
-            let why =
-                row.problem.as_deref().unwrap_or("it does not know how much memory it may use; give it --memory-limit");
-            eprintln!("left out: \"{}\" at {}: {why}", row.name, row.url);
-        }
-        let (name, url) = (row.name.clone(), Some(row.url.clone()));
-        Some(ClusterNode { name, url, speed: 1.0, memory_bytes: memory_bytes?, cores: row.cores })
+        let why = match (&row.problem, memory_bytes) {
+            (Some(problem), _) => problem,
+            // Commands that read the file give the token to whom it names.
+            _ if !token.is_empty() && !row.token_needed => {
+                "it needs no token, and would be given it; start it with --token-file, or discover it without"
+            }
+            (None, None) => "it does not know how much memory it may use; give it --memory-limit",
+            (None, Some(memory_bytes)) => {
+                let (name, url) = (row.name.clone(), Some(row.url.clone()));
+                return Some(ClusterNode { name, url, speed: 1.0, memory_bytes, cores: row.cores });
+            }
+        };
+        eprintln!("left out: \"{}\" at {}: {why}", row.name, row.url);
+        None
     };
     let nodes: Vec<ClusterNode> = rows.iter().filter_map(node).collect();
     if nodes.is_empty() {
-        bail!("none of the {} nodes found said how much memory it has, so no cluster file is written", rows.len());
+        bail!("none of the {} nodes found can stand in a cluster file, so none is written", rows.len());
     }
     let link = Links { bandwidth_bps: Some(LINK.bandwidth_bps), latency_ms: Some(LINK.latency_ms), ..Links::default() };
     let cluster = Cluster { nodes, link, dispatcher: Some(LINK) };
@@ -205,33 +193,20 @@ fn skeleton(rows: &[Row]) -> Result<Cluster> {
 
 fn table(rows: &[Row]) -> String {
     let unknown = || "?".to_owned();
-    let cells: Vec<[String; 7]> = rows
-        .iter()
-        .map(|row| {
-            [
-                row.name.clone(),
-                row.url.clone(),
-                row.arch.clone(),
-                row.cores.map_or_else(unknown, |cores| cores.to_string()),
-                row.memory_bytes.map_or_else(unknown, |bytes| format!("{:.0}", bytes as f64 / 1e6)),
-                row.engine.clone(),
-                if row.token_needed { "needed" } else { "none" }.to_owned(),
-            ]
-        })
-        .collect();
-    let header = ["name", "url", "arch", "cores", "memory MB", "engine", "token"].map(str::to_owned);
-    let lines = || std::iter::once(&header).chain(&cells);
-    let widths: [usize; 7] =
-        std::array::from_fn(|column| lines().map(|line| line[column].chars().count()).max().unwrap_or(0));
+    let mut lines = vec![["name", "url", "arch", "cores", "memory MB", "engine", "token"].map(str::to_owned)];
+    lines.extend(rows.iter().map(|row| {
+        [
+            row.name.clone(),
+            row.url.clone(),
+            row.arch.clone(),
+            row.cores.map_or_else(unknown, |cores| cores.to_string()),
+            row.memory_bytes.map_or_else(unknown, |bytes| format!("{:.0}", bytes as f64 / 1e6)),
+            row.engine.clone(),
+            if row.token_needed { "needed" } else { "none" }.to_owned(),
+        ]
+    }));
     let mut text = String::new();
-    for line in lines() {
-        let cells = line.iter().zip(widths).enumerate().map(|(column, (cell, width))| match column {
-            3 | 4 => format!("{cell:>width$}"),
-            _ => format!("{cell:width$}"),
-        });
-        text += cells.collect::<Vec<_>>().join("  ").trim_end();
-        text.push('\n');
-    }
+    stdout::align(&mut text, &lines, &[0, 1, 2, 5]);
     for row in rows {
         if let Some(problem) = &row.problem {
             text += &format!("\"{}\": {problem}\n", row.name);

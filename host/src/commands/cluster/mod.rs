@@ -2,6 +2,7 @@
 
 mod discover;
 mod probe;
+mod proof;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};

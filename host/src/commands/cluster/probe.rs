@@ -1,5 +1,6 @@
 //! `defer-host cluster probe`: what machines and the links between them can do.
 
+use super::proof;
 use crate::buffer::Pool;
 use crate::client::UsageError;
 use crate::commands::{host_name, read_token};
@@ -8,7 +9,7 @@ use crate::engine::{self, Choice, EngineError, Options};
 use crate::port;
 use crate::probe::speed;
 use crate::probe::survey::{Progress, survey};
-use crate::relay::Limits;
+use crate::relay::{Limits, Token};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use defer_partition::cluster::{Cluster, ClusterNode};
@@ -30,7 +31,10 @@ const MAX_TENSOR: usize = 1 << 20;
 
 Run it where the network will be profiled and cut: speeds are relative to this machine. Every node computes a small
 standard network, then sends frames to every other one, in both directions; all of that takes about 3 s per node and 1 s per
-ordered pair, one after another, and slows what else the nodes do meanwhile.")]
+ordered pair, one after another, and slows what else the nodes do meanwhile.
+
+A token is given to every node of --node; to a node of --cluster only after a relay on the same machine has proved that it
+knows it. Unless all have, nobody is measured.")]
 pub struct ProbeArgs {
     /// Nodes, by the URL of their REST port
     #[arg(long, value_name = "URL", num_args = 1.., required_unless_present = "cluster")]
@@ -59,18 +63,22 @@ pub struct ProbeArgs {
 /// Runs the command.
 pub async fn probe(args: ProbeArgs) -> Result<()> {
     let token = read_token(args.token_file.as_deref())?;
-    let urls = match &args.cluster {
+    let listed = match &args.cluster {
         Some(file) => listed(file)?,
-        None => args.node,
+        None => args.node.into_iter().map(|url| (String::new(), url)).collect(),
     };
-    if let Some(url) = urls.iter().find(|url| url.scheme() != "http" || url.cannot_be_a_base()) {
+    if let Some((_, url)) = listed.iter().find(|(_, url)| url.scheme() != "http" || url.cannot_be_a_base()) {
         return Err(UsageError(format!("--node takes URLs such as http://pi-1:7700, got {url}")).into());
     }
     let engine = engine::open(args.engine, args.ort_lib).map_err(|error| match error {
         EngineError::Unavailable(_) => UsageError(error.to_string()).into(),
         error => anyhow::Error::from(error),
     })?;
-    let nodes = urls.into_iter().map(|url| NodeClient::new(url, token.clone())).collect::<Result<Vec<_>>>()?;
+    let nodes = match &args.cluster {
+        // What stands in a file may have been found in the network, where anybody can announce a node.
+        Some(file) if !token.is_empty() => proved(&listed, &token, file).await?,
+        _ => listed.into_iter().map(|(_, url)| NodeClient::new(url, token.clone())).collect::<Result<_>>()?,
+    };
     // Before anything takes seconds: a node that is not there is found now.
     for node in &nodes {
         node.describe().await?;
@@ -90,15 +98,32 @@ pub async fn probe(args: ProbeArgs) -> Result<()> {
     crate::stdout::write(&text).context("cannot write the report")
 }
 
-/// URLs of the nodes in the cluster file at `path`.
-fn listed(path: &Path) -> Result<Vec<Url>, UsageError> {
+/// Clients for the nodes that stand in `file`, once each has proved that it knows `token`; the first that does not is named.
+async fn proved(listed: &[(String, Url)], token: &Token, file: &Path) -> Result<Vec<NodeClient>> {
+    let mut nodes = Vec::with_capacity(listed.len());
+    for (name, url) in listed {
+        let node = proof::proved(url, token).await.with_context(|| {
+            format!(
+                "node \"{name}\" at {url} is not given the token, since nothing proves that it knows it; take it out of {}, \
+                 or probe it with --node if it is yours",
+                file.display()
+            )
+        })?;
+        nodes.push(node);
+    }
+    Ok(nodes)
+}
+
+/// Names and URLs of the nodes in the cluster file at `path`.
+fn listed(path: &Path) -> Result<Vec<(String, Url)>, UsageError> {
     let cluster = Cluster::read(path).map_err(|error| UsageError(error.to_string()))?;
     let file = path.display();
     let url = |node: &ClusterNode| {
         let name = &node.name;
         let text =
             node.url.as_deref().ok_or_else(|| UsageError(format!("node \"{name}\" has no url in {file}; add it")))?;
-        text.parse().map_err(|error| UsageError(format!("url of node \"{name}\" in {file}: {error}")))
+        let url = text.parse().map_err(|error| UsageError(format!("url of node \"{name}\" in {file}: {error}")))?;
+        Ok((name.clone(), url))
     };
     cluster.nodes.iter().map(url).collect()
 }

@@ -1,0 +1,64 @@
+//! Who is shown the token: only who has proved to know it.
+//!
+//! REST calls bear the token itself, the relay's handshake a proof of it. So the relay is asked first, at the very address
+//! that the token would go to. That holds against who takes a node's place by its name or announces one that is none; not
+//! against who passes the handshake on to a real node, or listens at another port of a real node's address.
+
+use crate::buffer::Pool;
+use crate::commands::host_name;
+use crate::dispatcher::nodes::NodeClient;
+use crate::port;
+use crate::probe::path;
+use crate::relay::{Limits, Token};
+use anyhow::{Context as _, Result, anyhow, bail};
+use reqwest::Url;
+use std::net::SocketAddr;
+use tokio::net::lookup_host;
+
+/// A client for the node at `url` that bears `token`, at the first of its addresses where the relay has proved to know it.
+///
+/// # Errors
+/// No address has: why the last one has not.
+pub(super) async fn proved(url: &Url, token: &Token) -> Result<NodeClient> {
+    let port = url.port_or_known_default().ok_or_else(|| anyhow!("{url} has no port"))?;
+    let host = url.host_str().ok_or_else(|| anyhow!("{url} names no host"))?;
+    let addresses = lookup_host(format!("{host}:{port}")).await.with_context(|| format!("cannot find {host}"))?;
+    let mut outcome = Err(anyhow!("{host} has no address"));
+    for rest in addresses {
+        outcome = proved_at(rest, url, token).await;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+async fn proved_at(rest: SocketAddr, url: &Url, token: &Token) -> Result<NodeClient> {
+    let said = NodeClient::at(rest, url.clone(), Token::default())?.stated_relay().await?;
+    prove(&relay_at(&said, rest), rest, token).await?;
+    NodeClient::at(rest, url.clone(), token.clone())
+}
+
+/// Has a relay at the same machine as `rest` prove that it knows `token`.
+///
+/// # Errors
+/// It does not, does not answer, or is elsewhere.
+pub(super) async fn prove(relay: &str, rest: SocketAddr, token: &Token) -> Result<()> {
+    let mut addresses = lookup_host(relay).await.with_context(|| format!("cannot find its relay at {relay}"))?;
+    let Some(address) = addresses.find(|address| address.ip() == rest.ip()) else {
+        bail!("its relay is at {relay} and not at {}; name it with --node", rest.ip());
+    };
+    let limits = Limits { max_tensor: 0, max_parts: 0, pool: Pool::new(0), stall: port::STALL };
+    path::recognise(&address.to_string(), &host_name(), token, limits)
+        .await
+        .with_context(|| format!("its relay at {address} does not prove itself"))?;
+    Ok(())
+}
+
+/// Where the relay is of a node that says `said` of it, `host:port` or `:port`, and whose REST port is at `rest`.
+pub(super) fn relay_at(said: &str, rest: SocketAddr) -> String {
+    match said.strip_prefix(':').and_then(|port| port.parse().ok()) {
+        Some(port) => SocketAddr::new(rest.ip(), port).to_string(),
+        None => said.to_owned(),
+    }
+}
