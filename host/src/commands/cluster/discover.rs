@@ -1,6 +1,6 @@
 //! `defer-host cluster discover`: which nodes there are.
 
-use super::proof::{prove, relay_at};
+use super::proof::{prove, relay_at, told};
 use crate::commands::read_token;
 use crate::discovery::{self, Admission, Found};
 use crate::dispatcher::nodes::{NodeClient, NodeInfo};
@@ -19,8 +19,6 @@ use tokio::time::timeout;
 
 /// For one question to one address.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Characters of what a node says instead of an answer.
-const PROBLEM: usize = 400;
 /// What stands in a cluster.toml until links are measured: Fast Ethernet.
 const LINK: DispatcherLink = DispatcherLink { bandwidth_bps: 100e6, latency_ms: 0.5 };
 const REMARKS: &str = "\
@@ -117,7 +115,7 @@ async fn ask(found: &Found, token: &Token) -> Row {
     let mut answered = found.rest[0];
     for address in &found.rest {
         outcome = match timeout(PATIENCE, describe(found, *address, token)).await {
-            Ok(outcome) => outcome.map_err(|error| format!("{error:#}")),
+            Ok(outcome) => outcome.map_err(|error| told(&error)),
             Err(_) => Err(format!("{address} does not answer")),
         };
         if outcome.is_ok() {
@@ -127,7 +125,7 @@ async fn ask(found: &Found, token: &Token) -> Row {
     }
     let (info, problem) = match outcome {
         Ok(info) => (Some(info), None),
-        Err(problem) => (None, Some(discovery::printable(&problem.chars().take(PROBLEM).collect::<String>()))),
+        Err(problem) => (None, Some(problem)),
     };
     Row {
         name: presence.name.clone(),

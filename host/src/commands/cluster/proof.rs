@@ -6,14 +6,18 @@
 
 use crate::buffer::Pool;
 use crate::commands::host_name;
+use crate::discovery;
 use crate::dispatcher::nodes::NodeClient;
 use crate::port;
 use crate::probe::path;
 use crate::relay::{Limits, Token};
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 use reqwest::Url;
 use std::net::SocketAddr;
 use tokio::net::lookup_host;
+
+/// Characters of what a stranger says that are worth printing.
+const TOLD: usize = 400;
 
 /// A client for the node at `url` that bears `token`, at the first of its addresses where the relay has proved to know it.
 ///
@@ -25,7 +29,7 @@ pub(super) async fn proved(url: &Url, token: &Token) -> Result<NodeClient> {
     let addresses = lookup_host(format!("{host}:{port}")).await.with_context(|| format!("cannot find {host}"))?;
     let mut outcome = Err(anyhow!("{host} has no address"));
     for rest in addresses {
-        outcome = proved_at(rest, url, token).await;
+        outcome = proved_at(rest, url, token).await.map_err(|error| anyhow!(told(&error)));
         if outcome.is_ok() {
             break;
         }
@@ -60,5 +64,35 @@ pub(super) fn relay_at(said: &str, rest: SocketAddr) -> String {
     match said.strip_prefix(':').and_then(|port| port.parse().ok()) {
         Some(port) => SocketAddr::new(rest.ip(), port).to_string(),
         None => said.to_owned(),
+    }
+}
+
+/// What `error` says, perhaps in a stranger's words: fit for a terminal, and not long.
+pub(super) fn told(error: &Error) -> String {
+    discovery::printable(&format!("{error:#}").chars().take(TOLD).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_says_little_and_moves_no_cursor() {
+        let error = anyhow!("\u{1b}[2J{}", "x".repeat(1000)).context("it answered 404");
+        let text = told(&error);
+        assert!(text.starts_with("it answered 404: \u{fffd}[2Jx"), "{text}");
+        assert_eq!(text.chars().count(), TOLD);
+    }
+
+    #[test]
+    fn a_relay_without_a_host_is_beside_its_rest_port() {
+        for (said, rest, want) in [
+            (":7701", "198.18.0.1:7700", "198.18.0.1:7701"),
+            (":7701", "[fd00::1]:7700", "[fd00::1]:7701"),
+            ("pi-1:7701", "198.18.0.1:7700", "pi-1:7701"),
+            (":70000", "198.18.0.1:7700", ":70000"),
+        ] {
+            assert_eq!(relay_at(said, rest.parse().unwrap()), want, "{said}");
+        }
     }
 }
