@@ -86,7 +86,8 @@ pub fn in_turn(
 ) -> Result<(Vec<Vec<Url>>, Vec<Url>), UsageError> {
     let wanted = pipeline.wanted().into_iter().enumerate();
     let wanted: Vec<usize> = wanted.map(|(index, said)| replicas.get(&index).copied().unwrap_or(said)).collect();
-    let (name, stages, needed) = (&pipeline.name, wanted.len(), wanted.iter().sum::<usize>());
+    let (name, stages, needed) =
+        (&pipeline.name, wanted.len(), wanted.iter().fold(0, |all: usize, nodes| all.saturating_add(*nodes)));
     if given.len() < needed {
         let why = if needed == stages { "stage i runs on node i" } else { "with their replicas they take" };
         let needed = if needed == stages { String::new() } else { format!(" {needed}") };

@@ -27,6 +27,8 @@ pub struct Chain {
     frames: mpsc::Sender<Outgoing>,
     pub ingress: Arc<Ingress>,
     links: Arc<Links>,
+    /// What cuts the link to each node of the first stage, by the address of its relay.
+    cuts: Vec<(String, Arc<Notify>)>,
     tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
 }
 
@@ -82,11 +84,13 @@ impl Chain {
                 stage,
                 token: token.clone(),
                 limits: Limits { max_parts, ..limits.clone() },
+                cut: Arc::default(),
             };
             deployment.nodes_of(stage).map(end).collect()
         };
         let first = ends(Role::Feed, 0, 0);
         let last = ends(Role::Collect, deployment.pipeline.stages.len() - 1, outputs.len());
+        let cuts = first.iter().map(|end| (end.relay.clone(), Arc::clone(&end.cut))).collect();
         let links = Arc::new(Links::new(first.len(), last.len()));
         let ingress = Arc::new(Ingress::new(deployment.codec_in));
         // A replay goes through the same queue as new requests, so that order is kept.
@@ -107,7 +111,7 @@ impl Chain {
         let (ledger, generation, again) = (Arc::clone(ledger), deployment.generation, frames.clone());
         tasks.push(tokio::spawn(replay(ledger, generation, again, Arc::clone(&links), tick)));
         let tasks = Mutex::new(tasks.into_iter().map(AbortOnDropHandle::new).collect());
-        Ok(Self { frames, ingress, links, tasks })
+        Ok(Self { frames, ingress, links, cuts, tasks })
     }
 
     /// Sends a frame; waits while the chain has no room for it.
@@ -119,6 +123,11 @@ impl Chain {
     /// Sends again what is in the chain, since a node in it was lost.
     pub fn replay(&self) {
         self.links.broken.notify_one();
+    }
+
+    /// Gives up what is being written to the relay at `relay`, which may stand still: it goes to another node.
+    pub fn cut(&self, relay: &str) {
+        self.cuts.iter().filter(|(to, _)| to == relay).for_each(|(_, cut)| cut.notify_waiters());
     }
 
     /// Ends the links for good.
@@ -170,14 +179,16 @@ impl Watcher for Feeder {
         self.links.turn(&self.links.feed[link], is_up);
     }
 
-    fn failed(&self, end: &End, error: &LinkError, _pause: &Pause) {
-        tracing::warn!(relay = end.relay, %error, "no link to the first stage; retrying");
+    fn failed(&self, end: &End, error: &LinkError, pause: &Pause) {
+        if pause.is_first() {
+            tracing::warn!(relay = end.relay, %error, "no link to the first stage; retrying");
+        }
     }
 }
 
 async fn collect_all(link: usize, end: End, results: mpsc::UnboundedSender<Incoming>, links: Arc<Links>) {
     let origin = Origin { node: end.name.clone(), stage: usize::MAX };
-    let mut pause = Pause::new();
+    let mut pause = Pause::default();
     loop {
         let error = match end.connect().await {
             Ok((connection, _)) => {
@@ -190,7 +201,9 @@ async fn collect_all(link: usize, end: End, results: mpsc::UnboundedSender<Incom
             }
             Err(error) => error,
         };
-        tracing::warn!(relay = end.relay, %error, "no link to the last stage; retrying");
+        if pause.is_first() {
+            tracing::warn!(relay = end.relay, %error, "no link to the last stage; retrying");
+        }
         pause.wait().await;
     }
 }

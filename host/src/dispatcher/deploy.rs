@@ -4,7 +4,7 @@ use super::artifacts::Artifacts;
 use super::failure::PartFailed;
 use super::fleet::Member;
 use super::ledger::Order;
-use super::nodes::NodeClient;
+use super::nodes::{Answered, NodeClient};
 use super::placement::Homes;
 use crate::node::generation::{Assignment, Hop, Owner, Prepare};
 use crate::pipeline::Pipeline;
@@ -17,6 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a node keeps a generation that nobody uses, or a pipeline for a dispatcher it does not hear of.
 pub const LEASE: Duration = Duration::from_secs(15);
+
+const CONFLICT: u16 = 409;
+/// Somebody else has dropped it.
+const GONE: u16 = 404;
 
 /// How often the keeper looks whether a node was started anew.
 const LOOK: Duration = Duration::from_millis(100);
@@ -200,7 +204,12 @@ impl Deployment {
             }
             if let Err(error) = renewed {
                 let error = format!("{error:#}");
-                tracing::warn!(generation = self.generation, what = part.what(), error, "cannot renew the lease");
+                let (generation, what) = (self.generation, part.what());
+                // A node that is gone has been spoken of.
+                match part.node.is_up() {
+                    true => tracing::warn!(generation, what, error, "cannot renew the lease"),
+                    false => tracing::debug!(generation, what, error, "cannot renew the lease"),
+                }
             }
         }
     }
@@ -221,11 +230,11 @@ impl Deployment {
     }
 }
 
-/// Drops from a node what earlier generations left of `pipeline` there; those that `keep` says stay.
+/// Drops from a node what generations of `owners`, or of anybody, left of `pipeline` there; those that `keep` says stay.
 pub async fn sweep(
     node: &NodeClient,
     pipeline: &str,
-    incarnation: Option<u64>,
+    owners: Option<&[u64]>,
     drain: Duration,
     keep: impl Fn(u64) -> bool,
 ) {
@@ -234,9 +243,20 @@ pub async fn sweep(
     old.sort_unstable();
     old.dedup();
     for generation in old.into_iter().filter(|generation| !keep(*generation)) {
-        if let Err(error) = node.remove(pipeline, generation, incarnation, drain).await {
-            let error = format!("{error:#}");
-            tracing::warn!(node = %node.url, generation, error, "an old generation stays");
+        let owners = owners.map_or(vec![None], |owners| owners.iter().copied().map(Some).collect());
+        for owner in owners {
+            let Err(error) = node.remove(pipeline, generation, owner, drain).await else { break };
+            let status = error.downcast_ref::<Answered>().map(|answered| answered.status.as_u16());
+            match status {
+                // Of another owner: perhaps the next one.
+                Some(CONFLICT) => {}
+                Some(GONE) => break,
+                _ => {
+                    let error = format!("{error:#}");
+                    tracing::warn!(node = %node.url, generation, error, "an old generation stays");
+                    break;
+                }
+            }
         }
     }
 }

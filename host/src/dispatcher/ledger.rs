@@ -258,7 +258,7 @@ impl Ledger {
             })
     }
 
-    /// As [`Self::expects`], and notes that the frame came out of the chain: what follows is the dispatcher's own work.
+    /// As [`Self::expects`], and notes that the frame came out of the chain.
     pub fn arrived(&self, tag: &Tag) -> bool {
         let mut state = self.lock();
         let expected = self.is_expected(&state, tag);
@@ -272,10 +272,8 @@ impl Ledger {
     pub fn answer(&self, tag: &Tag, answer: Answer) -> bool {
         // Looked at and struck out in one moment: the request may be on its way into another generation.
         let mut state = self.lock();
-        if !self.is_expected(&state, tag) {
-            return false;
-        }
-        let Some(pending) = state.pending.remove(&tag.seq) else { return false };
+        let expected = self.is_expected(&state, tag);
+        let Some(pending) = expected.then(|| state.pending.remove(&tag.seq)).flatten() else { return false };
         // Where an earlier attempt has answered, the place of this one says nothing.
         let (answered, since) = match pending.place {
             Place::Sent { order, at, .. } if tag.attempt == pending.attempt => (Some(order), Some(at)),
@@ -313,7 +311,7 @@ impl Ledger {
     /// Frames of `generation` to send again since they were lost: those that were overtaken, or, where frames may overtake each
     /// other, those that are late, and all if the chain gives no answers.
     pub fn replay_lost(&self, generation: u64) -> Vec<Outgoing> {
-        let (stalled, order, late) = {
+        let (stalled, late) = {
             let mut state = self.lock();
             let State { pending, lanes, .. } = &mut *state;
             let Some(lane) = lanes.get_mut(&generation) else { return Vec::new() };
@@ -324,13 +322,15 @@ impl Ledger {
                 lane.progress = Instant::now();
                 lane.fruitless += 1;
             }
-            (stalled, lane.order, (self.patience / LEAST_LATE).max(lane.slowest * LATE))
+            // Before its first answer nothing is known of a chain.
+            let knows = lane.order == Order::Free && lane.slowest > Duration::ZERO;
+            (stalled, knows.then(|| (self.patience / LEAST_LATE).max(lane.slowest * LATE)))
         };
         self.replay(generation, |pending| match pending.place {
             Place::Queued => false,
             Place::Sent { at, overtaken, .. } => {
                 let times = if overtaken { 1 } else { 2 } * 2u32.pow(pending.attempt.min(DOUBLINGS));
-                stalled || order == Order::Free && at.elapsed() > late * times
+                stalled || late.is_some_and(|late| at.elapsed() > late * times)
             }
             Place::Lost => true,
         })

@@ -142,6 +142,10 @@ impl Dispatcher {
         let given = Pipeline::read(&config.pipeline)?;
         let digests: Vec<_> = given.stages.iter().map(|stage| stage.digest).collect();
         let incarnation = random()?;
+        let nodes: Vec<&Url> = config.nodes.iter().flatten().chain(&config.spares).collect();
+        if let Some((_, twice)) = nodes.iter().enumerate().find(|(at, url)| nodes[..*at].contains(url)) {
+            bail!("node {twice} is given twice");
+        }
         let mut setup = Setup {
             owner: Owner { name: config.name.clone(), incarnation, heir_of: Vec::new() },
             codec: config.codec,
@@ -149,7 +153,7 @@ impl Dispatcher {
             rounding: config.rounding,
             replicas: config.replicas.clone(),
         };
-        let given = setup.adjusted(given);
+        let given = setup.rounding.of(given);
         let artifacts = Arc::new(Artifacts::open(config.state_dir.as_deref(), config.store_limit)?);
         artifacts.know(&given, &config.pipeline);
         let record = Record::open(config.state_dir.as_deref())?;
@@ -255,23 +259,16 @@ fn first(
     let Some(Active { pipeline, nodes, generation, .. }) = before else {
         let homes: Homes =
             nodes.iter().map(|home| home.iter().filter_map(|url| member(url.as_str())).collect()).collect();
-        let homes = placement::fill(&given.wanted(), &homes, fleet.up());
+        let homes = placement::fill(&generations.setup.wanted(&given), &homes, fleet.up());
         if let Some(index) = homes.iter().position(Vec::is_empty) {
             bail!("there is no node for stage {index}");
         }
         return Ok((Arc::new(given), homes));
     };
     tracing::info!(generation, "going on where the last life of this dispatcher ended");
-    let mut pipeline = generations.setup.adjusted(pipeline);
-    if pipeline.stages.len() == given.stages.len() {
-        // As this life was told, not the last one.
-        for (stage, given) in pipeline.stages.iter_mut().zip(&given.stages) {
-            stage.replicas = given.replicas;
-            stage.nodes.clone_from(&given.nodes);
-        }
-    }
+    let pipeline = generations.setup.rounding.of(pipeline);
     let now: Homes = nodes.iter().map(|home| home.urls().iter().filter_map(|url| member(url)).collect()).collect();
-    let mut homes = placement::fill(&pipeline.wanted(), &now, fleet.up());
+    let mut homes = placement::fill(&generations.setup.wanted(&pipeline), &now, fleet.up());
     for index in 0..homes.len() {
         if homes[index].is_empty() {
             let shared = fleet.up().find(|node| !has(&homes, node)).or_else(|| fleet.up().next());
@@ -290,6 +287,11 @@ async fn start(
     progress: &Arc<dyn Progress>,
     shutdown: &CancellationToken,
 ) -> Result<()> {
+    for (index, (home, wanted)) in homes.iter().zip(generations.setup.wanted(pipeline)).enumerate() {
+        if home.len() < wanted {
+            tracing::warn!(stage = index, wanted, got = home.len(), "there are too few nodes for its replicas");
+        }
+    }
     let started = Instant::now();
     let (running, tentative) = loop {
         let work = generations.prepare(pipeline, homes, progress);

@@ -21,11 +21,26 @@ const SETTLED: Duration = Duration::from_secs(5);
 const DOUBT: Duration = Duration::from_secs(3);
 /// Between two attempts that failed.
 const BREATH: Duration = Duration::from_millis(500);
-/// How long a node that could not take a stage is left alone with it.
+/// How long a node that could not take a stage is left alone with it; twice as long each further time, up to so many times.
 const UNFIT: Duration = Duration::from_secs(10);
+const DOUBLINGS: u32 = 6;
 
-/// Nodes that could not take a stage, and when.
-type Unfit = HashMap<(usize, String), Instant>;
+/// Nodes that could not take a stage, or keep it.
+#[derive(Default)]
+struct Unfit(HashMap<(usize, String), (Instant, u32)>);
+
+impl Unfit {
+    fn has(&self, index: usize, node: &Member) -> bool {
+        let found = self.0.get(&(index, node.url().to_string()));
+        found.is_some_and(|(since, times)| since.elapsed() < UNFIT * 2u32.pow(times.min(&DOUBLINGS) - 1))
+    }
+
+    fn add(&mut self, index: usize, node: &Member) {
+        let (since, times) = self.0.entry((index, node.url().to_string())).or_insert((Instant::now(), 0));
+        *since = Instant::now();
+        *times += 1;
+    }
+}
 
 /// What to do about the nodes.
 enum Plan {
@@ -40,14 +55,13 @@ enum Plan {
 /// Mends for ever.
 pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
     let mut news = generations.fleet.news();
-    let mut unfit = Unfit::new();
+    let mut unfit = Unfit::default();
     let mut epochs: HashMap<String, (Option<u64>, bool)> = HashMap::new();
     loop {
         let _ = tokio::time::timeout(LOOK, news.changed()).await;
         if revisit(&generations, &mut epochs) {
-            unfit.clear();
+            unfit.0.clear();
         }
-        unfit.retain(|_, since| since.elapsed() < UNFIT);
         if let Some((canary, _)) = generations.canary()
             && canary.deployment.homes_up().iter().any(Vec::is_empty)
             // It is being promoted or aborted otherwise.
@@ -76,9 +90,11 @@ pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
         {
             tracing::warn!(error = format!("{error:#}"), "cannot move stages; trying on");
             let failed = error.downcast_ref::<PartFailed>().map(|part| part.node.as_str());
-            for (index, node) in moved(&active.deployment.homes(), &homes) {
+            for (index, node) in
+                homes.iter().enumerate().flat_map(|(index, home)| home.iter().map(move |node| (index, node)))
+            {
                 if failed == Some(node.url().as_str()) {
-                    unfit.insert((index, node.url().to_string()), Instant::now());
+                    unfit.add(index, node);
                 }
             }
             tokio::time::sleep(BREATH).await;
@@ -108,8 +124,14 @@ fn revisit(generations: &Arc<Generations>, epochs: &mut HashMap<String, (Option<
 
 fn plan(generations: &Generations, active: &Running, replan_after: Duration, unfit: &Unfit) -> Plan {
     let deployment = &active.deployment;
+    let fits = |index: usize, node: &Arc<Member>| !unfit.has(index, node);
     let mut homes = deployment.homes_up();
-    let fits = |index: usize, node: &Arc<Member>| !unfit.contains_key(&(index, node.url().to_string()));
+    for (index, home) in homes.iter_mut().enumerate() {
+        // A replica that cannot go into another generation must not keep the others out of it.
+        if home.iter().any(|node| fits(index, node)) {
+            home.retain(|node| fits(index, node));
+        }
+    }
     let idle = |homes: &Homes, index: usize| {
         let free = |node: &&Arc<Member>| !has(homes, node) && fits(index, node);
         generations.fleet.up().find(free).cloned()
@@ -119,7 +141,8 @@ fn plan(generations: &Generations, active: &Running, replan_after: Duration, unf
         if active.age() <= SETTLED {
             return Plan::Whole;
         }
-        return match spread_out(deployment, &mut homes, idle) {
+        let wanted = generations.setup.wanted(&deployment.pipeline);
+        return match spread_out(deployment, &wanted, &mut homes, idle) {
             true => Plan::Move(homes, Before::Finishes),
             false => Plan::Whole,
         };
@@ -132,8 +155,10 @@ fn plan(generations: &Generations, active: &Running, replan_after: Duration, unf
         }
         // One of several nodes of another stage can be spared.
         let several = |home: &&mut Vec<Arc<Member>>| home.len() > 1 && home.iter().any(|node| fits(index, node));
+        let is_sure = lost.certainty == Certainty::Certain || lost.since.elapsed() > DOUBT;
         if let Some(home) = homes.iter_mut().filter(several).max_by_key(|home| home.len())
             && let Some(at) = home.iter().rposition(|node| fits(index, node))
+            && is_sure
         {
             let node = home.remove(at);
             homes[index].push(node);
@@ -161,7 +186,12 @@ fn plan(generations: &Generations, active: &Running, replan_after: Duration, unf
 
 /// Gives idle nodes to stages that share theirs with another one, and to those that have fewer than they are to have: `true`
 /// if there was one to give.
-fn spread_out(deployment: &Deployment, homes: &mut Homes, idle: impl Fn(&Homes, usize) -> Option<Arc<Member>>) -> bool {
+fn spread_out(
+    deployment: &Deployment,
+    wanted: &[usize],
+    homes: &mut Homes,
+    idle: impl Fn(&Homes, usize) -> Option<Arc<Member>>,
+) -> bool {
     let crowded = (1..homes.len()).find(|&index| homes[index].iter().any(|node| has(&homes[..index], node)));
     if let Some(index) = crowded {
         let Some(node) = idle(homes, index) else { return false };
@@ -169,7 +199,7 @@ fn spread_out(deployment: &Deployment, homes: &mut Homes, idle: impl Fn(&Homes, 
         return true;
     }
     let mut is_any = false;
-    for (index, wanted) in deployment.pipeline.wanted().into_iter().enumerate() {
+    for (index, &wanted) in wanted.iter().enumerate() {
         // One that is away for a moment has its place when it comes back.
         let away = deployment.nodes_of(index).filter_map(|node| node.down());
         let away = away.filter(|down| down.since.elapsed() <= SETTLED).count();

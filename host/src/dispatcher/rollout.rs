@@ -81,7 +81,7 @@ pub async fn deploy(generations: &Arc<Generations>, pipeline: Pipeline, way: Way
         return Err(RolloutError::OnTrial(canary.number()));
     }
     let active = generations.active().ok_or(RolloutError::Busy)?;
-    let pipeline = Arc::new(generations.setup.adjusted(pipeline));
+    let pipeline = Arc::new(generations.setup.rounding.of(pipeline));
     check(generations, &active, &pipeline).await?;
     let nodes = homes(generations, &active, &pipeline)?;
     let progress: Arc<dyn Progress> = Arc::new(());
@@ -145,7 +145,8 @@ fn sorted(infos: &[TensorInfo]) -> Vec<&TensorInfo> {
 
 /// Nodes for the stages of `pipeline`: first those that run stages now, in their order.
 fn homes(generations: &Generations, active: &Running, pipeline: &Pipeline) -> Result<Homes, RolloutError> {
-    let homes = placement::fill(&pipeline.wanted(), &active.deployment.homes_up(), generations.fleet.up());
+    let homes =
+        placement::fill(&generations.setup.wanted(pipeline), &active.deployment.homes_up(), generations.fleet.up());
     let empty = homes.iter().filter(|home| home.is_empty()).count();
     if empty > 0 {
         let (stages, nodes) = (homes.len(), homes.len() - empty);

@@ -4,7 +4,7 @@ use super::artifacts::Artifacts;
 use super::chain::Chain;
 use super::deploy::{Deployment, Progress};
 use super::failure::{NoLink, PartFailed};
-use super::fleet::Member;
+use super::fleet::{Certainty, Member};
 use super::ingress::Ingress;
 use super::ledger::{Ledger, Order};
 use super::placement::has;
@@ -104,9 +104,14 @@ impl Running {
         self.chain.feed(frame).await;
     }
 
-    /// Node `node` was lost. Where its stages have replicas, what is in the chain is sent again through them.
+    /// Node `node` was lost. Where stages have replicas, what is in the chain is sent again through them; if the node may only
+    /// be slow, just what takes too long (see the ledger).
     pub fn lost(&self, node: &Arc<Member>) {
-        if self.deployment.order() == Order::Free && has(&self.deployment.homes(), node) {
+        if self.deployment.order() == Order::Kept || !has(&self.deployment.homes(), node) {
+            return;
+        }
+        self.chain.cut(&node.relay());
+        if node.down().is_some_and(|down| down.certainty == Certainty::Certain) {
             self.chain.replay();
         }
     }

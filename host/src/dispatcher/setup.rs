@@ -20,14 +20,12 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// `pipeline` as this dispatcher runs it. What was said of stages by their number holds for pipelines with as many.
-    pub fn adjusted(&self, pipeline: Pipeline) -> Pipeline {
-        let mut pipeline = self.rounding.of(pipeline);
-        if pipeline.stages.len() == self.given.len() {
-            for (&index, &replicas) in &self.replicas {
-                pipeline.stages[index].replicas = Some(replicas);
-            }
-        }
-        pipeline
+    /// On how many nodes each stage of `pipeline` is to run. What was said of stages by their number holds for pipelines with
+    /// as many.
+    pub fn wanted(&self, pipeline: &Pipeline) -> Vec<usize> {
+        let said = pipeline.wanted().into_iter().enumerate();
+        let holds = pipeline.stages.len() == self.given.len();
+        let told = |index: usize| self.replicas.get(&index).copied().filter(|_| holds);
+        said.map(|(index, said)| told(index).unwrap_or(said)).collect()
     }
 }

@@ -43,7 +43,7 @@ async fn provide(generations: &Generations, spare: &Member, stage: &Placed) {
     }
 }
 
-/// Has all nodes drop generations of this dispatcher that it does not know, every few seconds: a node that was away when one
+/// Has all nodes drop generations of this dispatcher's lives that it does not know, every few seconds: a node that was away when one
 /// was dropped has it still, and goes on computing what it holds.
 pub async fn sweep(generations: Arc<Generations>) {
     const PAUSE: Duration = Duration::from_secs(5);
@@ -56,7 +56,8 @@ pub async fn sweep(generations: Arc<Generations>) {
 /// The same on one node.
 pub async fn sweep_one(generations: &Generations, node: &Member) {
     let Some(active) = generations.active() else { return };
-    let (pipeline, incarnation) = (&active.deployment.pipeline.name, generations.setup.owner.incarnation);
+    let owner = &generations.setup.owner;
+    let lives: Vec<u64> = std::iter::once(owner.incarnation).chain(owner.heir_of.iter().copied()).collect();
     let keep = |generation| generations.knows(generation);
-    deploy::sweep(&node.client, pipeline, Some(incarnation), Duration::ZERO, keep).await;
+    deploy::sweep(&node.client, &active.deployment.pipeline.name, Some(&lives), Duration::ZERO, keep).await;
 }

@@ -54,6 +54,7 @@ impl Outlet {
             stage: hop.stage,
             token: self.token.clone(),
             limits: self.limits.clone(),
+            cut: Arc::default(),
         }
     }
 

@@ -6,9 +6,10 @@ use super::link::{Connection, Limits, LinkError};
 use super::spread::{Queue, Spread, Supply};
 use super::traffic::{Origin, Outgoing, send};
 use futures_util::future::join_all;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -30,6 +31,8 @@ pub struct End {
     pub stage: usize,
     pub token: Token,
     pub limits: Limits,
+    /// Ends the connection, if there is one, when it is notified: another one is dialed.
+    pub cut: Arc<Notify>,
 }
 
 impl End {
@@ -46,26 +49,29 @@ impl End {
 }
 
 /// The pauses between attempts to dial: longer and longer.
-#[derive(Debug)]
-pub struct Pause(Duration);
+#[derive(Debug, Default)]
+pub struct Pause {
+    attempts: u32,
+}
 
 impl Pause {
-    pub fn new() -> Self {
-        Self(FIRST_PAUSE)
-    }
-
     pub fn reset(&mut self) {
-        *self = Self::new();
+        self.attempts = 0;
     }
 
-    /// Whether the attempts go on for longer than it may take a node to load a stage that was asked of it at the same time.
+    /// Whether the latest attempt was the first one that failed.
+    pub fn is_first(&self) -> bool {
+        self.attempts == 0
+    }
+
+    /// Whether it was the first one after the time that a node may need to load a stage that was asked of it at the same time.
     pub fn is_long(&self) -> bool {
-        self.0 > FIRST_PAUSE * 8
+        self.attempts == 4
     }
 
     pub async fn wait(&mut self) {
-        sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+        sleep((FIRST_PAUSE * 2u32.pow(self.attempts.min(10))).min(LONGEST_PAUSE)).await;
+        self.attempts = self.attempts.saturating_add(1);
     }
 }
 
@@ -75,7 +81,7 @@ pub trait Watcher: Sync {
     fn sent(&self, frame: &Outgoing, took: Duration);
     /// Link number `link` is up now, or no more.
     fn turned(&self, link: usize, is_up: bool);
-    /// There is no link to `end`, which will be tried again after `pause`.
+    /// There is no link to `end`, which is tried again after `pause`.
     fn failed(&self, end: &End, error: &LinkError, pause: &Pause);
 }
 
@@ -91,14 +97,17 @@ pub async fn feed(ends: &[End], frames: mpsc::Receiver<Outgoing>, origin: &Origi
 }
 
 async fn keep_sending(link: usize, end: &End, mut frames: impl Supply, origin: &Origin, watcher: &dyn Watcher) {
-    let mut pause = Pause::new();
+    let mut pause = Pause::default();
     loop {
         let error = match end.connect().await {
             Ok((connection, credit)) => {
                 pause.reset();
                 watcher.turned(link, true);
                 let sent = |frame: &Outgoing, took| watcher.sent(frame, took);
-                let result = send(connection, credit, origin, &mut frames, &end.limits.pool, &sent).await;
+                let result = tokio::select! {
+                    result = send(connection, credit, origin, &mut frames, &end.limits.pool, &sent) => result,
+                    () = end.cut.notified() => Err(LinkError::Closed),
+                };
                 watcher.turned(link, false);
                 frames.hand_back();
                 match result {

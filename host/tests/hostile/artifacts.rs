@@ -316,7 +316,11 @@ fn a_stage_is_prepared_only_as_what_it_is() {
 
     assert_eq!(victim.node.upload(&digest, artifact).status, StatusCode::OK);
     let hop = json!([{"relay": "127.0.0.1:1", "stage": 1}]);
+    let two = json!([{"relay": "127.0.0.1:1", "stage": 1}, {"relay": "127.0.0.1:2", "stage": 2}]);
+    let many = json!(vec![hop[0].clone(); 257]);
     for (pipeline, body, because) in [
+        (PIPELINE, assignment(0, &digest, &two), "it is to send to stage 2, the next one is 1"),
+        (PIPELINE, assignment(0, &digest, &many), "257 next nodes are given, 256 are possible"),
         (PIPELINE, assignment(1, &digest, &json!([])), "is stage 0 of pipeline \"hostile\""),
         ("other", assignment(0, &digest, &json!([])), "is stage 0 of pipeline \"hostile\""),
         (PIPELINE, assignment(0, &digest, &hop), "only the last has no next node"),

@@ -182,7 +182,7 @@ impl World {
         let active = self.life.generations.iter().filter(|one| self.life.ledger_is_open(one)).map(|one| one.number);
         let turned: Vec<u64> = active.collect();
         assert!(turned.iter().all(|&number| number <= recorded), "generation {turned:?} was in use and not recorded");
-        let next = Life::new(self.life.incarnation + 1);
+        let next = Life::new(self.life.incarnation + 1, self.patience);
         self.life = next;
         self.life.highest = recorded;
         self.go_on();

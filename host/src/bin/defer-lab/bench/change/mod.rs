@@ -46,45 +46,62 @@ enum Help {
     Replica(usize),
 }
 
-/// A chain that answers, and further nodes.
-struct Bed {
+/// A network that was cut, and inputs for it.
+struct Stages {
     model: String,
     inputs: Vec<Vec<Named>>,
     folder: Folder,
     pipeline: Pipeline,
-    nodes: Vec<Process>,
-    dispatcher: Process,
 }
 
-impl Bed {
-    /// Cuts `model` into `stages` and starts as many nodes, `help` as well, and a dispatcher.
-    fn start(model: &str, stages: usize, help: Help) -> Result<Self> {
+impl Stages {
+    /// Cuts `model` into `stages`.
+    fn build(model: &str, stages: usize) -> Result<Self> {
         let unknown = || UsageError(format!("no network \"{model}\" in the catalogue; `cargo xtask models` lists it"));
         let entry = defer_models::find(model).ok_or_else(unknown)?;
         entry.fetch(&mut |line| eprintln!("{line}"))?;
         let inputs = entry.sample_inputs()?.into_iter().map(|(_, inputs)| inputs).collect();
-        let folder = Folder::new("bench")?;
-        let out = folder.path().join(model);
+        let folder = Folder::new("bench-stages")?;
         let bars = Bars::default();
         let engine = engine::open(Choice::Auto, None)?;
         let options = BuildOptions {
             model: model.to_owned(),
             stages: Some(stages),
-            out: Some(out.clone()),
+            out: Some(folder.path().to_owned()),
             ..BuildOptions::default()
         };
         let pipeline = build::build(&options, engine.as_ref(), &bars)?.pipeline;
         bars.clear();
-        let binary = cluster::binary()?;
+        Ok(Self { model: model.to_owned(), inputs, folder, pipeline })
+    }
+
+    fn artifact(&self, stage: usize) -> PathBuf {
+        self.folder.path().join(&self.pipeline.stages[stage].file)
+    }
+}
+
+/// A chain that answers, and further nodes.
+struct Bed<'a> {
+    stages: &'a Stages,
+    folder: Folder,
+    nodes: Vec<Process>,
+    dispatcher: Process,
+}
+
+impl<'a> Bed<'a> {
+    /// Starts a node for each of `stages`, `help` as well, and a dispatcher.
+    fn start(stages: &'a Stages, help: Help) -> Result<Self> {
+        let (binary, folder) = (cluster::binary()?, Folder::new("bench")?);
         let node = |index: usize| start_node(&binary, &folder, index);
         let more = if help == Help::None { 0 } else { 1 };
-        let nodes = (0..stages + more).map(node).collect::<Result<Vec<_>>>()?;
+        let nodes = (0..stages.pipeline.stages.len() + more).map(node).collect::<Result<Vec<_>>>()?;
         let flags = match help {
             Help::Replica(stage) => vec!["--replicas".to_owned(), format!("stage={stage}:2")],
             Help::None | Help::Spare => Vec::new(),
         };
-        let dispatcher = cluster::start_dispatcher(&binary, &out, &nodes.iter().collect::<Vec<_>>(), &flags)?;
-        Ok(Self { model: model.to_owned(), inputs, folder, pipeline, nodes, dispatcher })
+        let all: Vec<&Process> = nodes.iter().collect();
+        let dispatcher = cluster::start_dispatcher(&binary, stages.folder.path(), &all, &flags)?;
+        Ok(Self { stages, folder, nodes, dispatcher })
     }
 
     /// Starts a node again that has ended, with the state that it had.
@@ -92,17 +109,13 @@ impl Bed {
         start_node(&cluster::binary()?, &self.folder, index)
     }
 
-    fn artifact(&self, stage: usize) -> PathBuf {
-        self.folder.path().join(&self.model).join(&self.pipeline.stages[stage].file)
-    }
-
     fn args(&self, in_flight: u16, requests: u64) -> InferArgs {
         InferArgs {
             url: self.dispatcher.address("inference").to_owned(),
-            model: self.model.clone(),
+            model: self.stages.model.clone(),
             inputs: Vec::new(),
             output: None,
-            repeat: requests.div_ceil(self.inputs.len() as u64),
+            repeat: requests.div_ceil(self.stages.inputs.len() as u64),
             concurrency: in_flight,
             timeout: 60,
             retries: 100,
@@ -114,14 +127,14 @@ impl Bed {
     /// Answers per second with `in_flight` requests under way.
     fn rate(&self, in_flight: u16) -> Result<f64> {
         let args = self.args(in_flight, 20 * u64::from(in_flight));
-        let load = Handle::current().block_on(client::send(&args, &self.inputs))?;
+        let load = Handle::current().block_on(client::send(&args, &self.stages.inputs))?;
         Ok(load.answered_at.len() as f64 / load.elapsed.as_secs_f64())
     }
 
     /// Keeps `in_flight` requests under way for about `seconds`, at `rate` answers a second, beside what follows.
     fn load(&self, in_flight: u16, rate: f64, seconds: f64) -> Beside {
         let args = self.args(in_flight, (rate * seconds).ceil() as u64);
-        let (handle, inputs) = (Handle::current(), self.inputs.clone());
+        let (handle, inputs) = (Handle::current(), self.stages.inputs.clone());
         let started = Instant::now();
         Beside { started, client: thread::spawn(move || handle.block_on(client::send(&args, &inputs))) }
     }

@@ -1,6 +1,6 @@
 //! `defer-lab bench recover`: nodes of a chain with a warm spare, and replicas of a stage, are killed and frozen.
 
-use super::{AT, Bed, Common, FULL, Help};
+use super::{AT, Bed, Common, FULL, Help, Stages};
 use crate::bench::report;
 use crate::table::{Side, table};
 use anyhow::{Context as _, Result, bail};
@@ -57,6 +57,7 @@ pub fn run(args: &RecoverArgs) -> Result<()> {
     let last = usize::from(args.nodes) - 1;
     let mut rows = Vec::new();
     for model in &args.common.models {
+        let stages = Stages::build(model, usize::from(args.nodes))?;
         for (instead, fault, signal, goal) in [
             ("spare", "SIGKILL", Signal::KILL, 1000.0),
             ("spare", "SIGSTOP", Signal::STOP, 2000.0),
@@ -66,7 +67,7 @@ pub fn run(args: &RecoverArgs) -> Result<()> {
             for stage in [0, last / 2, last] {
                 let help = if instead == "spare" { Help::Spare } else { Help::Replica(stage) };
                 // A bed for each: what was lost stays lost.
-                let bed = Bed::start(model, usize::from(args.nodes), help)?;
+                let bed = Bed::start(&stages, help)?;
                 if help == Help::Spare {
                     wait_until_warm(&bed)?;
                 }
@@ -88,17 +89,17 @@ pub fn run(args: &RecoverArgs) -> Result<()> {
                 });
             }
         }
-        rows.push(restart(model, args)?);
+        rows.push(restart(&stages, args)?);
     }
     report(args.common.json, "recover", &rows, as_table)
 }
 
 /// Waits until the spare has every stage.
-fn wait_until_warm(bed: &Bed) -> Result<()> {
+fn wait_until_warm(bed: &Bed<'_>) -> Result<()> {
     let spare = bed.nodes.last().context("a bed has nodes")?;
     let spare = NodeClient::new(spare.address("rest").parse()?, Token::default())?;
     let end = Instant::now() + WARM;
-    for cut in &bed.pipeline.stages {
+    for cut in &bed.stages.pipeline.stages {
         while !Handle::current().block_on(spare.has_artifact(&cut.digest))? {
             if Instant::now() > end {
                 bail!("the spare was not given stage {} within {} s", cut.index, WARM.as_secs());
@@ -109,7 +110,7 @@ fn wait_until_warm(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-fn lose(bed: &Bed, args: &RecoverArgs, stage: usize, signal: Signal) -> Result<(f64, super::Answers)> {
+fn lose(bed: &Bed<'_>, args: &RecoverArgs, stage: usize, signal: Signal) -> Result<(f64, super::Answers)> {
     let rate = bed.rate(args.in_flight)?;
     let load = bed.load(args.in_flight, rate, SECONDS);
     load.wait_until(AT);
@@ -120,9 +121,9 @@ fn lose(bed: &Bed, args: &RecoverArgs, stage: usize, signal: Signal) -> Result<(
 }
 
 /// How long a node takes from its start until its stage serves again.
-fn restart(model: &str, args: &RecoverArgs) -> Result<Row> {
+fn restart(stages: &Stages, args: &RecoverArgs) -> Result<Row> {
     let stage = usize::from(args.nodes) - 1;
-    let mut bed = Bed::start(model, usize::from(args.nodes), Help::None)?;
+    let mut bed = Bed::start(stages, Help::None)?;
     bed.nodes[stage].kill();
     let begun = Instant::now();
     let node = bed.start_node(stage)?;
@@ -130,7 +131,7 @@ fn restart(model: &str, args: &RecoverArgs) -> Result<Row> {
     let took = begun.elapsed().as_secs_f64() * 1e3;
     bed.nodes[stage] = node;
     Ok(Row {
-        model: model.to_owned(),
+        model: stages.model.clone(),
         nodes: args.nodes,
         in_flight: 0,
         fault: "restart",

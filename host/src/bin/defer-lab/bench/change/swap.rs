@@ -1,6 +1,6 @@
 //! `defer-lab bench swap`: each stage of a chain under load is swapped for a rebuilt one, with CPU to spare and without.
 
-use super::{AT, Bed, Common, FULL, Help};
+use super::{AT, Bed, Common, FULL, Help, Stages};
 use crate::bench::memory::process::{Memory, stages};
 use crate::bench::report;
 use crate::table::{Side, table};
@@ -68,7 +68,8 @@ struct Row {
 pub fn run(args: &SwapArgs) -> Result<()> {
     let mut rows = Vec::new();
     for model in &args.common.models {
-        let bed = Bed::start(model, usize::from(args.nodes), Help::None)?;
+        let stages = Stages::build(model, usize::from(args.nodes))?;
+        let bed = Bed::start(&stages, Help::None)?;
         for &in_flight in &args.in_flight {
             let rate = bed.rate(in_flight)?;
             for stage in 0..usize::from(args.nodes) {
@@ -84,14 +85,14 @@ pub fn run(args: &SwapArgs) -> Result<()> {
     report(args.common.json, "swap", &rows, as_table)
 }
 
-fn measure(bed: &Bed, in_flight: u16, stage: usize, rate: f64) -> Result<Row> {
+fn measure(bed: &Bed<'_>, in_flight: u16, stage: usize, rate: f64) -> Result<Row> {
     let file = bed.folder.path().join("rebuilt.wasm");
-    std::fs::write(&file, rebuilt(&std::fs::read(bed.artifact(stage))?)?)?;
+    std::fs::write(&file, rebuilt(&std::fs::read(bed.stages.artifact(stage))?)?)?;
     let node = NodeClient::new(bed.nodes[stage].address("rest").parse()?, Token::default())?;
     let load = bed.load(in_flight, rate, SECONDS);
     load.wait_until(AT);
     let from = load.now();
-    let swapped = Handle::current().block_on(node.swap(&bed.model, stage, &file, |_| {}));
+    let swapped = Handle::current().block_on(node.swap(&bed.stages.model, stage, &file, |_| {}));
     let turned = load.now();
     let answers = load.end()?;
     let swapped = swapped?;
@@ -102,8 +103,8 @@ fn measure(bed: &Bed, in_flight: u16, stage: usize, rate: f64) -> Result<Row> {
     let around_rps = answers.per_second(turned - half, turned + half);
     let throughput_ratio = around_rps / steady_rps;
     Ok(Row {
-        model: bed.model.clone(),
-        nodes: u16::try_from(bed.pipeline.stages.len())?,
+        model: bed.stages.model.clone(),
+        nodes: u16::try_from(bed.stages.pipeline.stages.len())?,
         in_flight,
         stage,
         steady_rps,
@@ -122,16 +123,16 @@ fn measure(bed: &Bed, in_flight: u16, stage: usize, rate: f64) -> Result<Row> {
 }
 
 /// What `swaps` swaps of a stage leave behind in its node's memory, over what two leave.
-fn growth(bed: &Bed, stage: usize, swaps: u32) -> Result<f64> {
+fn growth(bed: &Bed<'_>, stage: usize, swaps: u32) -> Result<f64> {
     let file = bed.folder.path().join("again.wasm");
-    let original = std::fs::read(bed.artifact(stage))?;
+    let original = std::fs::read(bed.stages.artifact(stage))?;
     let files = [rebuilt(&original)?, original];
     let process = &bed.nodes[stage];
     let node = NodeClient::new(process.address("rest").parse()?, Token::default())?;
     let mut early = None;
     for (swap, artifact) in (1..=swaps).zip(files.iter().rev().cycle()) {
         std::fs::write(&file, artifact)?;
-        Handle::current().block_on(node.swap(&bed.model, stage, &file, |_| {}))?;
+        Handle::current().block_on(node.swap(&bed.stages.model, stage, &file, |_| {}))?;
         if swap == 2 || swap == swaps {
             // The old one is dropped after the answer.
             let end = Instant::now() + SETTLED;
