@@ -10,6 +10,7 @@ pub mod discovery;
 pub mod dispatcher;
 pub mod engine;
 pub mod http;
+pub mod memory;
 pub mod node;
 pub mod oip;
 pub mod openapi;

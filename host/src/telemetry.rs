@@ -101,17 +101,6 @@ impl Memory {
     }
 }
 
-/// Bytes of memory that this process may hope for: the machine's, or its control group's limit where that is less; `None`
-/// where the system does not say.
-pub fn machine_memory() -> Option<u64> {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let total = read("/proc/meminfo");
-    let total = total.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
-    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let limits = limits.iter().filter_map(|path| read(path).trim().parse::<u64>().ok());
-    total.map(|kib: u64| kib * 1024).into_iter().chain(limits).min()
-}
-
 /// Sends logs to stderr, filtered by `DEFER_LOG` (`info` by default, as in `RUST_LOG`).
 pub fn init_logs() {
     // wasmtime-wasi-nn logs each failed inference; it is the request's error already.

@@ -97,6 +97,7 @@ impl Prepared {
                 warm_up: stage.inputs.iter().map(|name| self.seen[name].shape.clone()).collect(),
                 graph_bytes: 0,
                 weights_bytes: 0,
+                activation_peak_bytes: None,
             };
             let file = format!("stage-{}.wasm", stage.index);
             let mut bytes = Vec::new();

@@ -1,6 +1,6 @@
 //! What a stage says of itself.
 
-use defer_partition::TensorInfo;
+use defer_partition::{TensorInfo, byte_len};
 use serde::{Deserialize, Serialize};
 
 /// Version of the artifact's layout.
@@ -30,9 +30,20 @@ pub struct Manifest {
     pub graph_bytes: u64,
     /// Bytes of the weights section, from its first aligned byte.
     pub weights_bytes: u64,
+    /// Most that its activations, forwarded ones too, took at once when the network was cut, in bytes; unknown in artifacts of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_peak_bytes: Option<u64>,
 }
 
 impl Manifest {
+    /// Bytes of activations of one request: their peak, else, too little, what the warm-up takes in.
+    pub fn activation_bytes(&self) -> u64 {
+        let inputs = self.inputs.iter().zip(&self.warm_up);
+        let entering = inputs.map(|(input, shape)| byte_len(input.dtype, shape).map_or(u64::MAX, |bytes| bytes as u64));
+        self.activation_peak_bytes.unwrap_or_else(|| entering.fold(0, u64::saturating_add))
+    }
+
     /// The tensors that enter the stage, in the order in which frames number them: by name.
     pub fn entering(&self) -> Vec<&TensorInfo> {
         Self::by_name(self.inputs.iter().chain(&self.forwards))

@@ -27,7 +27,8 @@ pub(super) fn pack(
     for (stage, times) in partition.stages.iter().zip(&figures.stages) {
         let mut slice = slice::slice(network, stage, &|tensor| profile::describe(network, trace, tensor))?;
         trace.batch.name(network.inputs(), &mut slice);
-        let manifest = manifest(prepared, stage, partition.stages.len(), trace)?;
+        let mut manifest = manifest(prepared, stage, partition.stages.len(), trace)?;
+        manifest.activation_peak_bytes = figures.activation_peaks.get(stage.index).copied();
         let Manifest { inputs, outputs, forwards, .. } = manifest.clone();
         let digest = write::stage(scratch, manifest, &slice)?;
         let placed = placement.and_then(|placement| placement.stages.get(stage.index));
@@ -89,6 +90,7 @@ fn manifest(prepared: &Prepared, stage: &Stage, count: usize, trace: &Trace) -> 
         warm_up: stage.inputs.iter().map(shape).collect(),
         graph_bytes: 0,
         weights_bytes: 0,
+        activation_peak_bytes: None,
     })
 }
 

@@ -4,10 +4,10 @@ use super::{Exposure, bounds, host_name, placing, read_token, shutdown_on_signal
 use crate::client::UsageError;
 use crate::dispatcher::deploy::Progress;
 use crate::dispatcher::{Config, Dispatcher, Rounding};
+use crate::memory;
 use crate::pipeline::Pipeline;
 use crate::port;
 use crate::relay::CodecChoice;
-use crate::telemetry;
 use anyhow::Result;
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -81,7 +81,7 @@ pub struct DispatchArgs {
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     queue: u16,
     /// MiB that pending requests may take together, in bodies and tensors; a client beyond that is told to come again
-    /// [default: a quarter of this machine's memory]
+    /// [default: a quarter of the memory of this machine, or of its control group]
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u64).range(1..))]
     request_memory_mb: Option<u64>,
     /// Seconds after which a request fails, where its client sets no limit
@@ -211,7 +211,7 @@ fn request_memory(mb: Option<u64>) -> usize {
     /// Where the system does not say how much there is.
     const UNKNOWN: u64 = 1 << 30;
     let bytes = mb.map(|mb| mb.saturating_mul(1 << 20));
-    let bytes = bytes.unwrap_or_else(|| telemetry::machine_memory().map_or(UNKNOWN, |all| all / 4));
+    let bytes = bytes.unwrap_or_else(|| memory::total().map_or(UNKNOWN, |all| all / 4));
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 

@@ -71,7 +71,8 @@ pub struct ServeArgs {
     /// Largest tensor that is accepted, in MiB
     #[arg(long, default_value_t = 256, value_name = "M")]
     max_tensor_mb: u64,
-    /// Weights that may be loaded at once, in MiB [default: no limit]
+    /// Memory for this process and the stages that are loaded at once, in MiB: what it takes without stages, their weights, and
+    /// the most that their activations took when they were cut [default: no limit]
     #[arg(long, value_name = "M")]
     memory_limit: Option<u64>,
     /// Artifacts kept on disk, in MiB; those in use stay even beyond it
@@ -121,7 +122,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let state_dir = args.state_dir.map_or_else(|| default_state_dir(&asked(args.listen.port())), Ok)?;
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let max_tensor = usize::try_from(args.max_tensor_mb.saturating_mul(MEBI)).unwrap_or(usize::MAX);
-    let engine = engine::open(args.engine, args.ort_lib).map_err(|error| match error {
+    let engine = engine::find(args.engine, args.ort_lib).map_err(|error| match error {
         EngineError::Unavailable(_) => UsageError(error.to_string()).into(),
         error => anyhow::Error::from(error),
     })?;

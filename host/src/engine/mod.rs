@@ -1,6 +1,7 @@
 //! What computes a slice. One file per engine; everything else sees the two traits.
 
 pub mod abandoned;
+mod fallback;
 pub mod onnxruntime;
 mod panic;
 #[cfg(feature = "tract")]
@@ -9,6 +10,7 @@ pub mod watchdog;
 
 use crate::buffer::Pool;
 use defer_partition::{Tensor, TensorInfo};
+use fallback::Fallback;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -76,6 +78,15 @@ pub trait Engine: Send + Sync {
         wish
     }
 
+    /// Makes the engine ready to load graphs, which [`Self::load`] does itself where nobody has: what must be loaded for it is
+    /// then in memory.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] where it cannot be.
+    fn open(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Loads a graph. The session lives until it is dropped, and needs nothing of `model` afterwards but the weights file.
     fn load(&self, model: Model<'_>, options: Options) -> Result<Box<dyn Session>, EngineError>;
 }
@@ -123,24 +134,41 @@ impl std::str::FromStr for Choice {
     }
 }
 
-/// Opens the engine that `choice` means. `library` is onnxruntime's shared library, if the user named one: that one must
-/// load then, unless tract was asked for.
+/// Opens the engine that `choice` means; see [`find`].
 pub fn open(choice: Choice, library: Option<PathBuf>) -> Result<Arc<dyn Engine>, EngineError> {
+    let engine = find(choice, library)?;
+    engine.open()?;
+    Ok(engine)
+}
+
+/// Finds the engine that `choice` means, and looks whether it can be there, without loading its library: that is left to
+/// [`Engine::open`]. `library` is onnxruntime's shared library, if the user named one: that one must load then, unless tract
+/// was asked for.
+///
+/// # Errors
+/// [`EngineError::Unavailable`] where there is no such engine.
+pub fn find(choice: Choice, library: Option<PathBuf>) -> Result<Arc<dyn Engine>, EngineError> {
     let named = library.is_some();
-    let onnxruntime = || Ok(Arc::new(onnxruntime::OnnxRuntime::open(library)?) as Arc<dyn Engine>);
+    let onnxruntime = || onnxruntime::OnnxRuntime::find(library);
     match choice {
         Choice::Tract => built_in().ok_or_else(|| {
             EngineError::Unavailable("this defer-host was built without tract; use --engine onnxruntime".into())
         }),
-        Choice::Auto if !named => onnxruntime().or_else(|error: EngineError| {
-            let Some(tract) = built_in() else {
-                return Err(error);
-            };
-            tracing::warn!(cause = %error, "onnxruntime does not load; tract computes, more slowly");
-            Ok(tract)
-        }),
-        Choice::Auto | Choice::OnnxRuntime => onnxruntime(),
+        Choice::Auto if !named => match (onnxruntime(), built_in()) {
+            (Ok(first), Some(second)) => Ok(Arc::new(Fallback::new(first, second))),
+            (Ok(first), None) => Ok(Arc::new(first)),
+            (Err(error), Some(tract)) => {
+                warn_of_fallback(&error);
+                Ok(tract)
+            }
+            (Err(error), None) => Err(error),
+        },
+        Choice::Auto | Choice::OnnxRuntime => Ok(Arc::new(onnxruntime()?)),
     }
+}
+
+fn warn_of_fallback(error: &EngineError) {
+    tracing::warn!(cause = %error, "onnxruntime does not load; tract computes, more slowly");
 }
 
 /// The engine that needs no library: tract, unless it was left out (feature `tract`).

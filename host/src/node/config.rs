@@ -13,7 +13,7 @@ pub struct NodeConfig {
     pub token: Token,
     /// Bytes of one tensor.
     pub max_tensor: usize,
-    /// Bytes of weights that may be loaded at once; `None` for no limit.
+    /// Bytes that the stages loaded at once and the process itself may take; `None` for no limit.
     pub memory_limit: Option<u64>,
     /// Bytes that the artifact store keeps.
     pub store_limit: u64,

@@ -1,11 +1,11 @@
 //! A stage in memory: compiled, its session loaded, warmed up. Generations that use the same artifact share it.
 
-use super::memory;
 use super::prepacking::{self, Room};
 use crate::artifact::{Artifact, ArtifactError, Digest, Manifest};
 use crate::buffer::Pool;
 use crate::engine::abandoned::{self, Charge};
 use crate::engine::{self, Engine, Model, Options, Prepacking, Session, SharedSession};
+use crate::memory;
 use crate::sandbox::{Instance, Program, RunError, Sandbox, SandboxError};
 use defer_partition::byte_len;
 use std::collections::BTreeSet;

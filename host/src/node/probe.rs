@@ -1,12 +1,12 @@
 //! What a node measures when somebody asks: its own speed, and its link to another relay.
 
 use super::Node;
-use super::memory;
 use crate::http::{ApiError, status_of};
+use crate::memory;
 use crate::probe::path::{self, Path};
 use crate::probe::speed;
 use crate::probe::survey::{Means, Target};
-use crate::telemetry::machine_memory;
+use crate::telemetry::Memory;
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
@@ -17,19 +17,24 @@ use tokio::sync::Mutex;
 /// One thing is measured at a time: two would measure each other.
 static BUSY: Mutex<()> = Mutex::const_new(());
 
-/// Bytes that stages may still take here: what the machine and its control groups have left, within `--memory-limit`.
+/// Bytes that stages may still take here: what the machine and its control groups have left, within what `--memory-limit`
+/// leaves beside the node itself. Until the engine was opened, its library is not among what the node takes.
 pub fn usable(node: &Node) -> Option<u64> {
-    memory::available().or_else(machine_memory).into_iter().chain(node.config().memory_limit).min()
+    let runtime = || node.runtime().bytes().unwrap_or_else(|| Memory::now().resident_bytes);
+    let limit = node.config().memory_limit.map(|limit| limit.saturating_sub(runtime()));
+    memory::available().or_else(memory::total).into_iter().chain(limit).min()
 }
 
 /// `POST /v1/probe/speed`.
 pub async fn speed(State(node): State<Arc<Node>>) -> Result<Json<Means>, ApiError> {
     let _turn = turn()?;
+    let failed =
+        |error: &(dyn std::error::Error + 'static)| ApiError::from_error(StatusCode::INTERNAL_SERVER_ERROR, error);
+    // First: what the node takes is measured before anything is computed.
+    node.runtime().measure(&node.loader().engine).await.map_err(|error| failed(&error))?;
     let memory_bytes = usable(&node);
     let (engine, options) = (Arc::clone(&node.loader().engine), node.loader().options);
     let measured = tokio::task::spawn_blocking(move || speed::measure(engine.as_ref(), options)).await;
-    let failed =
-        |error: &(dyn std::error::Error + 'static)| ApiError::from_error(StatusCode::INTERNAL_SERVER_ERROR, error);
     let runs_per_s = measured.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get().try_into().unwrap_or(u32::MAX));
     Ok(Json(Means { runs_per_s, memory_bytes, cores }))

@@ -2,6 +2,7 @@
 
 use super::loaded::LoadError;
 use crate::artifact::Digest;
+use crate::engine::EngineError;
 use crate::sandbox::SandboxError;
 use axum::http::StatusCode;
 use std::io;
@@ -25,10 +26,14 @@ pub enum PrepareError {
     Load { index: usize, source: LoadError },
     #[error("stage {index}")]
     Start { index: usize, source: SandboxError },
+    /// All in bytes.
     #[error(
-        "stage {index} has {need} bytes of weights, {loaded} are loaded, and {limit} is the limit (serve --memory-limit)"
+        "stage {index} needs {weights} bytes of weights and {activations} of activations, loaded stages need {loaded}, the \
+         node itself takes {runtime}, and {limit} is the limit (serve --memory-limit)"
     )]
-    Memory { index: usize, need: u64, loaded: u64, limit: u64 },
+    Memory { index: usize, weights: u64, activations: u64, loaded: u64, runtime: u64, limit: u64 },
+    #[error("this node cannot compute stage {index}")]
+    NoEngine { index: usize, source: EngineError },
     #[error("the node is shutting down")]
     Draining,
     #[error("cannot note the generation in {path}", path = path.display())]
@@ -40,7 +45,7 @@ impl PrepareError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Owned { .. } | Self::Exists { .. } | Self::Leaving { .. } => StatusCode::CONFLICT,
-            Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Draining | Self::NoEngine { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Persist { .. } | Self::Memory { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Self::Missing(_) | Self::Assignment { .. } | Self::Load { .. } | Self::Start { .. } => {
                 StatusCode::UNPROCESSABLE_ENTITY

@@ -98,6 +98,7 @@ async fn describe(State(node): Shared) -> Json<Value> {
         "threads": loader.options.threads,
         "memory": Memory::now(),
         "usable_memory_bytes": probe::usable(&node),
+        "runtime_memory_bytes": node.runtime().bytes(),
         "speed": crate::probe::speed::latest(),
         "abandoned_threads": engine::abandoned::count(),
         "engines": engine::list(loader.engine.as_ref()),

@@ -7,6 +7,7 @@ use super::history::History;
 use super::loaded::{Loaded, Loader};
 use super::notes::{Noted, Notes};
 use super::refusal::PrepareError;
+use super::room::{Need, Runtime, Taken};
 use super::store::{Store, StoreError};
 use super::wanted::{Hold, Wanted};
 use crate::artifact::{Artifact, Digest};
@@ -37,6 +38,7 @@ pub struct Node {
     generations: RwLock<BTreeMap<(String, u64), Arc<Generation>>>,
     /// One load at a time: it is what needs memory, and a second wish for the same artifact then finds it loaded.
     loads: tokio::sync::Mutex<HashMap<Digest, Weak<Loaded>>>,
+    runtime: Runtime,
     draining: CancellationToken,
     started: Instant,
 }
@@ -68,6 +70,7 @@ impl Node {
             wanted: Wanted::default(),
             generations: RwLock::default(),
             loads: tokio::sync::Mutex::default(),
+            runtime: Runtime::default(),
             draining: CancellationToken::new(),
             started: Instant::now(),
         })
@@ -95,6 +98,11 @@ impl Node {
 
     pub(super) fn history(&self) -> &History {
         &self.history
+    }
+
+    /// What this process takes without stages.
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     /// Keeps an artifact in the store until the hold is dropped.
@@ -258,7 +266,9 @@ impl Node {
                 let store = Arc::clone(&self.store);
                 let found = tokio::task::spawn_blocking(move || store.find(&digest)).await.ok().flatten();
                 let path = found.ok_or(PrepareError::Missing(digest))?;
-                let room = self.room(index, &path, &loads)?;
+                let no_engine = |source| PrepareError::NoEngine { index, source };
+                let runtime = self.runtime.measure(&self.loader.engine).await.map_err(no_engine)?;
+                let room = self.room(index, &path, runtime, &loads)?;
                 let loaded = self.loader.load_in_time(digest, &path, room).await;
                 let loaded = Arc::new(loaded.map_err(|source| PrepareError::Load { index, source })?);
                 loads.insert(digest, Arc::downgrade(&loaded));
@@ -276,25 +286,19 @@ impl Node {
         Ok(loaded)
     }
 
-    /// What the node's limit leaves for a stage, if there is one. A stage that does not fit is refused before anything of it
-    /// is loaded.
+    /// What the node's limit leaves for a stage's weights, if there is one. A stage that does not fit is refused before anything
+    /// of it is loaded.
     fn room(
         &self,
         index: usize,
         path: &Path,
+        runtime: u64,
         loads: &HashMap<Digest, Weak<Loaded>>,
     ) -> Result<Option<u64>, PrepareError> {
         let Some(limit) = self.config.memory_limit else { return Ok(None) };
         let artifact = Artifact::open(path).map_err(|error| PrepareError::Load { index, source: error.into() })?;
-        let need = artifact.manifest.weights_bytes;
         let loads: Vec<Arc<Loaded>> = loads.values().filter_map(Weak::upgrade).collect();
-        let loaded = loads.iter().map(|loaded| loaded.artifact.manifest.weights_bytes).sum::<u64>();
-        if need.saturating_add(loaded) > limit {
-            return Err(PrepareError::Memory { index, need, loaded, limit });
-        }
-        // Second versions of weights are an extra: they keep no stage out, but further ones of their kind.
-        let extra = loads.iter().map(|loaded| loaded.prepacked_bytes()).sum();
-        Ok(Some((limit - loaded).saturating_sub(extra)))
+        Taken::by(runtime, &loads).room(index, Need::of(&artifact.manifest), limit).map(Some)
     }
 
     /// Lets `generation` finish what is in it, for at most `patience`, and drops it.

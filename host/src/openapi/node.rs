@@ -176,6 +176,10 @@ fn schemas() -> Value {
             ("threads", count()),
             ("memory", reference("Memory")),
             ("usable_memory_bytes", described(nullable(count()), "What stages may still take, if the system says.")),
+            (
+                "runtime_memory_bytes",
+                described(nullable(count()), "What it took itself before its first stage, when that was loaded."),
+            ),
             ("speed", described(nullable(number()), "Standard networks per second, when that was last measured.")),
             ("abandoned_threads", described(count(), "Threads that an engine does not give back.")),
             ("engines", array(reference("Engine"))),

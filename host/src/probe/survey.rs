@@ -64,12 +64,14 @@ pub async fn survey(
     for (node, (info, _)) in nodes.iter().zip(&known) {
         progress.step(&format!("speed of {}", info.name), steps);
         let means: Means = node.ask(&["v1", "probe", "speed"], &(), PATIENCE).await?;
-        let Some(memory_bytes) = means.memory_bytes.filter(|bytes| *bytes > 0) else {
-            bail!(
+        let memory_bytes = match means.memory_bytes {
+            Some(bytes) if bytes > 0 => bytes,
+            Some(_) => bail!("node \"{}\" at {} has no memory left for stages", info.name, node.url),
+            None => bail!(
                 "node \"{}\" at {} does not know how much memory it may use; give it --memory-limit",
                 info.name,
                 node.url
-            );
+            ),
         };
         described.push(ClusterNode {
             name: info.name.clone(),

@@ -27,17 +27,22 @@ fn a_probe_writes_what_nodes_and_links_can_do() {
     assert_eq!(serde_json::to_value(&cluster).unwrap(), shown);
     let names: Vec<&str> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names, ["left", "right"]);
+    let describe = |node: &Node| {
+        let request = Request::get(format!("{}/v1/node", node.url()));
+        request.header("Authorization", "Bearer a long random text").send().json()
+    };
     for (found, node) in cluster.nodes.iter().zip(&nodes) {
         assert_eq!(found.url.as_deref(), Some(node.url()));
         // Both are this machine, which other tests keep busy too.
         assert!((0.02..50.0).contains(&found.speed), "{found:?}");
         assert!(found.cores.is_some_and(|cores| cores > 0));
-        let request =
-            Request::get(format!("{}/v1/node", node.url())).header("Authorization", "Bearer a long random text");
-        let described = request.send().json();
+        let described = describe(node);
         assert!(described["speed"].as_f64().is_some_and(|speed| speed > 0.0), "{described}");
     }
-    assert_eq!(cluster.nodes[0].memory_bytes, 64 << 20);
+    // The limit, less what the node takes itself.
+    let left = cluster.nodes[0].memory_bytes;
+    let runtime = describe(&nodes[0])["runtime_memory_bytes"].as_u64().unwrap();
+    assert_eq!(left, (64 << 20) - runtime);
     let pairs: BTreeSet<(&str, &str)> =
         cluster.link.pairs.iter().map(|pair| (pair.a.as_str(), pair.b.as_str())).collect();
     assert_eq!(pairs, BTreeSet::from([("left", "right"), ("right", "left")]));

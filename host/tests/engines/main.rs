@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // tests, and functions that only tests call
 
 mod crafted;
+mod library;
 mod networks;
 mod outputs;
 mod prepacking;

@@ -90,6 +90,7 @@ pub fn heavy(name: &str) -> Parts {
         warm_up: vec![vec![1, 2]],
         graph_bytes: 0,
         weights_bytes: 0,
+        activation_peak_bytes: None,
     };
     let slice = Slice {
         model: model(nodes, vec![io("x")], vec![io("y")], vec![constant]),

@@ -105,6 +105,7 @@ pub fn artifacts() -> Vec<Vec<u8>> {
                 warm_up: stage.inputs.iter().map(|_| vec![2, 3]).collect(),
                 graph_bytes: 0,
                 weights_bytes: 0,
+                activation_peak_bytes: None,
             };
             let graph = slice.model.encode_to_vec();
             let text = serde_json::to_vec(&manifest).unwrap();

@@ -89,6 +89,11 @@ impl Node {
         Request::new(Method::PUT, format!("{}/v1/artifacts/{digest}", self.rest)).body(artifact).send()
     }
 
+    /// What it says of itself.
+    pub fn describe(&self) -> Value {
+        self.get("/v1/node").json()
+    }
+
     pub fn has_artifact(&self, digest: &str) -> bool {
         Request::new(Method::HEAD, format!("{}/v1/artifacts/{digest}", self.rest)).send().status.is_success()
     }
@@ -104,6 +109,16 @@ impl Node {
     fn generation(&self, pipeline: &str, generation: u64) -> String {
         format!("{}/v1/pipelines/{pipeline}/generations/{generation}", self.rest)
     }
+}
+
+/// A `--memory-limit` that leaves stages about `mebi` MiB on a node with `flags`: what such a node takes itself is measured.
+pub fn memory_limit(name: &str, flags: &[&str], mebi: u64) -> String {
+    let node = Node::start(&folder(&format!("limit-of-{name}")), "n0", flags);
+    assert!(node.describe()["runtime_memory_bytes"].is_null(), "no stage was loaded yet");
+    let measured = Request::new(Method::POST, format!("{}/v1/probe/speed", node.url())).send();
+    assert!(measured.status.is_success(), "{}", measured.error());
+    let runtime = node.describe()["runtime_memory_bytes"].as_u64().expect("it was measured");
+    ((runtime >> 20) + mebi).to_string()
 }
 
 fn serve(

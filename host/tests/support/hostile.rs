@@ -37,6 +37,7 @@ impl Parts {
             warm_up: vec![vec![2, 64]],
             graph_bytes: 0,
             weights_bytes: 0,
+            activation_peak_bytes: None,
         };
         Self { guest: GUEST.to_vec(), manifest, slice: slice::whole(&network, &[]) }
     }

@@ -283,6 +283,13 @@ pub fn slow(layers: usize) -> ModelProto {
     model(products(layers), vec![square("x")], vec![square("y")], vec![weights("w", &[512, 512], 7)])
 }
 
+/// `x` FP32 [n,512] times one of several constants of `mebi` MiB, to `y`.
+pub fn heavy(mebi: usize, seed: u64) -> ModelProto {
+    let rows = |name: &str, columns: usize| value(name, DType::Fp32, &[-1, columns as i64]);
+    let weights = weights("w", &[512, 512 * mebi], seed);
+    model(vec![op("MatMul", &["x", "w"], &["y"])], vec![rows("x", 512)], vec![rows("y", 512 * mebi)], vec![weights])
+}
+
 /// `x` times `w`, its tanh times `w`, and so on, to `y`.
 fn products(layers: usize) -> Vec<NodeProto> {
     let mut nodes = Vec::new();

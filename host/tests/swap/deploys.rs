@@ -1,9 +1,9 @@
 //! Whole pipelines that replace the one that runs.
 
 use crate::stages::settled;
-use crate::support::chain::{Chain, Node};
+use crate::support::chain::{Chain, Node, memory_limit};
 use crate::support::http::{Reply, Request};
-use crate::support::networks::{Staged, outer, stage};
+use crate::support::networks::{Staged, heavy, outer, stage};
 use crate::support::{folder, poll, run, stderr};
 use crate::traffic::Versions;
 use reqwest::{Method, StatusCode};
@@ -162,19 +162,21 @@ fn a_pipeline_that_cannot_take_over_changes_nothing() {
 
 #[test]
 fn where_there_is_no_room_for_both_the_old_one_is_stopped_first() {
-    let heavy = |name: &str, layers: usize| stage(name, &crate::support::networks::long(layers), 1, &[]);
-    // A MiB of weights, on a node that may load one and a half... of 2 MiB.
-    let first = heavy("tight", 1);
-    let chain = Chain::over(nodes("tight", 1, &["--memory-limit", "1"]), &first, &[]);
+    // 16 MiB of weights, on a node that has room for 24.
+    let limit = memory_limit("tight", &[], 24);
+    let first = stage("tight", &heavy(16, 1), 1, &[]);
+    let chain = Chain::over(nodes("tight", 1, &["--memory-limit", &limit]), &first, &[]);
     let folder = folder("tight-second");
     let model = folder.join("tight.onnx");
-    std::fs::write(&model, prost::Message::encode_to_vec(&crate::support::networks::long(2))).unwrap();
+    std::fs::write(&model, prost::Message::encode_to_vec(&heavy(16, 2))).unwrap();
     let second = crate::support::networks::cut(model.to_str().unwrap(), &folder.join("stages"), 1, &[]).unwrap();
     let inputs = second.inputs(1, 2);
     let output = run(&["deploy", "--admin", admin(&chain), "--pipeline", folder_of(&second)]);
     let said = stderr(&output);
     assert!(
-        said.contains("stage 0 on node \"n0\"") && said.contains("1048576 is the limit (serve --memory-limit)"),
+        said.contains("stage 0 on node \"n0\"")
+            && said.contains("needs 16777216 bytes of weights")
+            && said.contains("is the limit (serve --memory-limit)"),
         "{said}"
     );
     crate::support::networks::assert_same(&chain.infer(&inputs).unwrap(), &first.whole(&inputs), "the old one");

@@ -68,6 +68,8 @@ pub(super) struct Figures {
     pub cuts: Vec<usize>,
     /// What each stage took, and what it costs to take in and to send on what crosses its cuts.
     pub stages: Vec<StageTimes>,
+    /// The most that each stage's activations take at once, in bytes.
+    pub activation_peaks: Vec<u64>,
     pub lower_bound_ms: f64,
     /// What the uncut network took.
     pub whole_ms: f64,
@@ -171,6 +173,7 @@ impl<'a, 'b> Profiler<'a, 'b> {
         let slowest = fit.pieces_ms.iter().copied().fold(0.0, f64::max);
         Ok(Figures {
             cuts: plan.boundaries.iter().map(|&at| self.pieces.boundaries[at]).collect(),
+            activation_peaks: plan.stages(count).iter().map(|run| self.pieces.peak(run)).collect(),
             stages: plan.stages(count).into_iter().map(stage).collect(),
             lower_bound_ms: slowest.max(work / stages as f64),
             whole_ms: self.watch.whole_ms,

@@ -82,6 +82,11 @@ impl Pieces {
         from..to
     }
 
+    /// The most that activations take at once in a run of pieces, in bytes.
+    pub fn peak(&self, run: &Range<usize>) -> u64 {
+        self.sizes[run.clone()].iter().map(|size| size.activation_peak_bytes).max().unwrap_or_default()
+    }
+
     /// The piece that a group belongs to.
     pub fn of_group(&self, group: usize) -> usize {
         self.boundaries.partition_point(|&at| at < group)

@@ -47,6 +47,7 @@ impl Profiler<'_, '_> {
         let figures = Figures {
             cuts: placement.stages.iter().filter_map(cut).collect(),
             stages: placement.stages.iter().map(stage).collect(),
+            activation_peaks: placement.stages.iter().map(|stage| self.pieces.peak(&run(stage))).collect(),
             lower_bound_ms: placement.lower_bound_ms,
             whole_ms: self.watch.whole_ms,
         };

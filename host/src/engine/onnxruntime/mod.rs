@@ -3,6 +3,7 @@
 mod allocator;
 mod call;
 mod entry;
+mod library;
 mod outputs;
 mod tensors;
 mod traps;
@@ -12,12 +13,12 @@ use super::watchdog::{Alarm, Brake, Watch, watch};
 use super::{Engine, EngineError, Model, Named, Options, Prepacking, Session};
 use crate::buffer::Pool;
 use defer_partition::Tensor;
+use library::Library;
 use ort::environment::Environment;
 use ort::session::builder::{GraphOptimizationLevel, LoadCanceler};
 use ort::session::{RunOptions, Session as OrtSession};
 use ort::value::Outlet;
 use outputs::Expected;
-use std::env;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,68 +30,52 @@ const NAME: &str = "onnxruntime";
 /// Version that `setup` installs; its library lies under the cache in a folder of that name.
 pub const VERSION: &str = "1.24.4";
 
-/// The runtime: one per process, since its library allows one environment.
-#[derive(Clone)]
+/// The runtime, whose library is loaded when it is first needed.
+#[derive(Clone, Debug)]
 pub struct OnnxRuntime {
-    environment: Environment,
-    file: PathBuf,
+    library: Library,
 }
 
-static OPENED: Mutex<Option<OnnxRuntime>> = Mutex::new(None);
+/// What was loaded: the library allows one environment per process.
+static OPENED: Mutex<Option<Environment>> = Mutex::new(None);
 
 impl OnnxRuntime {
-    /// Loads the library: the one named, else `ORT_DYLIB_PATH`, else the one beside this program, else the one in the
-    /// cache.
-    pub fn open(library: Option<PathBuf>) -> Result<Self, EngineError> {
-        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(runtime) = &*opened {
-            return Ok(runtime.clone());
-        }
-        let library = library.map_or_else(find, Ok)?;
-        if !library.is_file() {
-            let cause = format!("{} does not exist; give --ort-lib the path of libonnxruntime.so", library.display());
-            return Err(EngineError::Unavailable(cause));
-        }
-        let unavailable = |cause: String| EngineError::Unavailable(format!("{}: {cause}", library.display()));
-        let environment = ort::init_from(&library)
-            .map_err(|error| unavailable(error.to_string()))?
-            .with_telemetry(false)
-            .build()
-            .map_err(|error| unavailable(error.to_string()))?;
-        if let Err(error) = traps::install(&library) {
-            tracing::warn!(%error, "cannot handle divisions by zero in onnxruntime: one in a graph would end this process");
-        }
-        allocator::give_back();
-        let runtime = Self { environment, file: library };
-        *opened = Some(runtime.clone());
-        Ok(runtime)
+    /// Finds the library: the one named, else `ORT_DYLIB_PATH`, else the one beside this program, else the one in the cache.
+    /// It is looked at, but not loaded.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] where there is none, or what is there cannot be it.
+    pub fn find(library: Option<PathBuf>) -> Result<Self, EngineError> {
+        Ok(Self { library: Library::find(library)? })
     }
 
     /// The shared library in use.
     pub fn library(&self) -> &Path {
-        &self.file
+        &self.library.path
     }
-}
 
-fn find() -> Result<PathBuf, EngineError> {
-    if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
-        return Ok(path.into());
+    /// Loads the library, unless this process has one.
+    fn environment(&self) -> Result<Environment, EngineError> {
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(environment) = &*opened {
+            return Ok(environment.clone());
+        }
+        let library = self.library();
+        let unavailable = |cause: String| EngineError::Unavailable(format!("{}: {cause}", library.display()));
+        // The crate panics where a library exports what it should and does not answer as it should.
+        let open = || {
+            let builder = ort::init_from(library).map_err(|error| error.to_string())?;
+            builder.with_telemetry(false).build().map_err(|error| error.to_string())
+        };
+        let environment = caught(open).map_err(unavailable)?;
+        if let Err(error) = traps::install(library) {
+            tracing::warn!(%error, "cannot handle divisions by zero in onnxruntime: one in a graph would end this process");
+        }
+        allocator::give_back();
+        tracing::debug!(library = %library.display(), "onnxruntime is loaded");
+        *opened = Some(environment.clone());
+        Ok(environment)
     }
-    let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("libonnxruntime.so")));
-    // First: a package's program needs no cache, which there may be no place for.
-    if let Some(beside) = beside.filter(|path| path.is_file()) {
-        return Ok(beside);
-    }
-    let cached = defer_models::Cache::from_env()
-        .map(|cache| cache.root().join(NAME).join(VERSION).join("libonnxruntime.so"))
-        .map_err(|error| EngineError::Unavailable(error.to_string()))?;
-    if !cached.is_file() {
-        return Err(EngineError::Unavailable(format!(
-            "the onnxruntime library is not at {}; run `cargo xtask setup`, or name it with --ort-lib",
-            cached.display()
-        )));
-    }
-    Ok(cached)
 }
 
 impl Engine for OnnxRuntime {
@@ -99,20 +84,19 @@ impl Engine for OnnxRuntime {
     }
 
     fn version(&self) -> String {
-        // The API names no version, only the branch and commit it was built from; files and folders of releases do.
-        let real = self.file.canonicalize().unwrap_or_else(|_| self.file.clone());
-        let path = real.to_string_lossy();
-        let is_version =
-            |part: &&str| part.split('.').count() == 3 && part.split('.').all(|n| n.parse::<u32>().is_ok());
-        let mut named = path.split('/').map(|part| part.trim_start_matches("libonnxruntime.so."));
-        named.rfind(is_version).map_or_else(|| ort::info().to_owned(), ToOwned::to_owned)
+        self.library.version.clone().unwrap_or_else(|| "unknown".to_owned())
+    }
+
+    fn open(&self) -> Result<(), EngineError> {
+        self.environment().map(drop)
     }
 
     fn load(&self, model: Model<'_>, options: Options) -> Result<Box<dyn Session>, EngineError> {
+        let environment = self.environment()?;
         let eased = entry::ease(model.bytes);
         let bytes = eased.as_deref().unwrap_or(model.bytes);
         let load = || -> ort::Result<OrtSession> {
-            let mut builder = OrtSession::builder(&self.environment)?
+            let mut builder = OrtSession::builder(&environment)?
                 .with_optimization_level(GraphOptimizationLevel::All)?
                 .with_intra_threads(options.threads)?
                 .with_inter_threads(1)?

@@ -219,6 +219,7 @@ fn manifest() -> Manifest {
         warm_up: vec![INPUT.to_vec()],
         graph_bytes: 0,
         weights_bytes: 0,
+        activation_peak_bytes: None,
     }
 }
 
