@@ -2,6 +2,7 @@
 
 mod candidates;
 mod config;
+mod drift;
 mod encoder;
 pub mod generation;
 mod history;

@@ -100,6 +100,7 @@ async fn describe(State(node): Shared) -> Json<Value> {
         "usable_memory_bytes": probe::usable(&node),
         "runtime_memory_bytes": node.runtime().bytes(),
         "speed": crate::probe::speed::latest(),
+        "drift": drift(&node),
         "abandoned_threads": engine::abandoned::count(),
         "engines": engine::list(loader.engine.as_ref()),
         "sandbox": loader.sandbox.executor(),
@@ -110,6 +111,13 @@ async fn describe(State(node): Shared) -> Json<Value> {
         "store_limit_bytes": config.store_limit,
         "uptime_s": node.uptime().as_secs(),
     }))
+}
+
+/// That of the stage that has become slowest.
+fn drift(node: &Node) -> Option<f64> {
+    let generations = node.generations();
+    let slots = generations.iter().flat_map(|generation| generation.slots.values());
+    slots.filter_map(|slot| slot.counters.drift.ratio()).reduce(f64::max)
 }
 
 #[derive(Serialize)]
@@ -264,6 +272,9 @@ async fn metrics(State(node): Shared) -> impl IntoResponse {
     ] {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "# TYPE defer_{name} gauge\ndefer_{name} {value}");
+    }
+    if let Some(drift) = drift(&node) {
+        let _ = writeln!(text, "# TYPE defer_drift gauge\ndefer_drift {drift}");
     }
     let generations = node.generations();
     let slots: Vec<SlotJson> = generations.iter().flat_map(|generation| slots(generation)).collect();

@@ -176,6 +176,7 @@ impl Shared {
                         Ok(outcome) => {
                             work = self.cores.together(work, outcome.total);
                             self.counters.compute.record(outcome.engine);
+                            self.counters.drift.record(outcome.engine);
                             self.counters.sandbox.record(outcome.total.saturating_sub(outcome.engine));
                             Ok(Tensors { own: outcome.outputs, forwards })
                         }

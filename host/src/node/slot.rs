@@ -1,6 +1,7 @@
 //! One stage of one generation at work: decode → sandbox → encode, each on a thread of its own, joined by short queues,
 //! so that the three overlap for different frames.
 
+use super::drift::Drift;
 use super::loaded::Loaded;
 use super::runner::{Health, Queues};
 use crate::buffer::Pool;
@@ -53,6 +54,8 @@ pub struct Counters {
     pub decode: Timings,
     /// Inside the engine.
     pub compute: Timings,
+    /// Whether that has become longer.
+    pub drift: Drift,
     /// The call into the component, without the engine's time.
     pub sandbox: Timings,
     pub encode: Timings,
@@ -90,6 +93,8 @@ pub struct CountersJson {
     encode: crate::telemetry::Summary,
     /// Rate of the link to the next stage while it is busy, in Mbit/s; `null` until enough was sent.
     link_mbit: Option<f64>,
+    /// Median compute time of the latest requests over that of early ones; `null` until there were enough.
+    pub drift: Option<f64>,
 }
 
 /// A series of [`CountersJson`] by the name that Prometheus knows it by.
@@ -127,6 +132,7 @@ impl Counters {
             sandbox: self.sandbox.summary(),
             encode: self.encode.summary(),
             link_mbit: self.link.mbit(),
+            drift: self.drift.ratio(),
         }
     }
 }

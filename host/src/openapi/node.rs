@@ -181,6 +181,7 @@ fn schemas() -> Value {
                 described(nullable(count()), "What it took itself before its first stage, when that was loaded."),
             ),
             ("speed", described(nullable(number()), "Standard networks per second, when that was last measured.")),
+            ("drift", described(nullable(number()), "That of its stage that has become slowest; null until one is known.")),
             ("abandoned_threads", described(count(), "Threads that an engine does not give back.")),
             ("engines", array(reference("Engine"))),
             ("sandbox", described(string(), "What runs components: cranelift, or pulley, an interpreter.")),
@@ -218,6 +219,7 @@ fn schemas() -> Value {
             ("sandbox", reference("Timings")),
             ("encode", reference("Timings")),
             ("link_mbit", described(nullable(number()), "Rate of the link to the next stage while it is busy.")),
+            ("drift", described(nullable(number()), "Recent median compute time over an early one: 2 is twice as slow.")),
         ]),
         "Stage": object([
             ("pipeline", string()),
