@@ -114,7 +114,7 @@ fn revisit(generations: &Arc<Generations>, epochs: &mut HashMap<String, (Option<
             (Some((_, true)), false) => generations.all().iter().for_each(|(_, running)| running.lost(member)),
             (Some((_, false)), true) => {
                 let (generations, member) = (Arc::clone(generations), Arc::clone(member));
-                tokio::spawn(async move { upkeep::sweep_one(&generations, &member).await });
+                tokio::spawn(async move { upkeep::sweep_one(&generations, &member, Duration::ZERO).await });
             }
             _ => {}
         }

@@ -47,17 +47,19 @@ async fn provide(generations: &Generations, spare: &Member, stage: &Placed) {
 /// was dropped has it still, and goes on computing what it holds.
 pub async fn sweep(generations: Arc<Generations>) {
     const PAUSE: Duration = Duration::from_secs(5);
+    /// For what earlier lives left, which may still be in work.
+    const DRAIN: Duration = Duration::from_secs(10);
     loop {
         tokio::time::sleep(PAUSE).await;
-        join_all(generations.fleet.up().map(|node| sweep_one(&generations, node))).await;
+        join_all(generations.fleet.up().map(|node| sweep_one(&generations, node, DRAIN))).await;
     }
 }
 
-/// The same on one node.
-pub async fn sweep_one(generations: &Generations, node: &Member) {
+/// The same on one node, which has `drain` to finish what is in them.
+pub async fn sweep_one(generations: &Generations, node: &Member, drain: Duration) {
     let Some(active) = generations.active() else { return };
     let owner = &generations.setup.owner;
     let lives: Vec<u64> = std::iter::once(owner.incarnation).chain(owner.heir_of.iter().copied()).collect();
     let keep = |generation| generations.knows(generation);
-    deploy::sweep(&node.client, &active.deployment.pipeline.name, Some(&lives), Duration::ZERO, keep).await;
+    deploy::sweep(&node.client, &active.deployment.pipeline.name, Some(&lives), drain, keep).await;
 }

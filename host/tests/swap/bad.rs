@@ -45,15 +45,15 @@ fn out_of_range() -> Slice {
 fn a_bad_stage_is_refused_with_the_reason_and_the_old_one_goes_on() {
     let versions = Versions::of("refusals", &[[1, 2, 3], [1, 12, 3]]);
     let staged = &versions.0[0];
-    let limit = memory_limit("refusals", &[], 4);
-    let chain = Chain::start_with("refusals", staged, &["--memory-limit", &limit, "--store-limit", "24"], &[]);
+    let limit = memory_limit("refusals", &[], 3);
+    let chain = Chain::start_with("refusals", staged, &["--memory-limit", &limit, "--store-limit", "10"], &[]);
     let traffic = versions.traffic(&chain.door, 3);
     let node = &chain.nodes[1];
     let name = staged.name();
     let mut random = Random::new(5);
     let noise: Vec<u8> = (0..5000).map(|_| random.bits() as u8).collect();
     let good = slice::whole(&Network::new(ladder_between("t1", "t2", 9)).unwrap(), &[]);
-    let heavy = slice::whole(&Network::new(heavy(16, 7)).unwrap(), &[]);
+    let heavy = slice::whole(&Network::new(heavy(6, 7)).unwrap(), &[]);
     let mut cut_short = versions.0[1].artifact(1);
     cut_short.truncate(cut_short.len() - 5000);
     let cases: Vec<(&str, Vec<u8>, u16, &str)> = vec![
@@ -102,7 +102,7 @@ fn a_bad_stage_is_refused_with_the_reason_and_the_old_one_goes_on() {
             507,
             "is the limit (serve --memory-limit)",
         ),
-        ("more than it keeps", vec![0; 25 << 20], 413, "larger than what the node keeps"),
+        ("more than it keeps", vec![0; 11 << 20], 413, "larger than what the node keeps"),
     ];
     for (what, artifact, status, because) in cases {
         let reply = swap(node, name, 1, artifact);
