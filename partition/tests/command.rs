@@ -126,6 +126,7 @@ fn the_exit_status_tells_wrong_files_from_plans_that_are_impossible() {
         let (code, stderr) = status(&output);
         assert_eq!(code, want, "{flags:?}: {stderr}");
         assert!(stderr.contains(part) && output.stdout.is_empty(), "{flags:?}: {stderr}");
+        assert!(stderr.matches("no plan").count() <= 1, "said twice: {stderr}");
     }
     assert!(!Path::new("plan.svg").exists());
 }
@@ -134,15 +135,14 @@ fn the_exit_status_tells_wrong_files_from_plans_that_are_impossible() {
 fn copies_are_told_of_where_they_would_be_faster_and_chosen_when_they_may() {
     let roomy = CLUSTER.replace("2500000", "9000000");
     let run = Run::new(PROFILE, &roomy);
-    let text = String::from_utf8(run.plan(&[]).stdout).unwrap();
-    assert!(text.contains("plan with --replicas auto. A dispatcher cannot run replicas yet"), "{text}");
+    let text = String::from_utf8(run.plan(&["--replicas", "off"]).stdout).unwrap();
+    assert!(text.contains("a chain of 2 stages") && text.contains("--replicas auto plans them"), "{text}");
     // Where latency counts, replicas are no use.
     let text = String::from_utf8(run.plan(&["--objective", "latency", "--max-stages", "2"]).stdout).unwrap();
     assert!(!text.contains("--replicas auto"), "{text}");
-    let text = String::from_utf8(run.plan(&["--replicas", "auto"]).stdout).unwrap();
+    let text = String::from_utf8(run.plan(&[]).stdout).unwrap();
     assert!(text.contains("the whole network on each of 2 nodes") && text.contains("no cut is faster"), "{text}");
-    assert!(text.contains("A dispatcher cannot run replicas yet"), "{text}");
-    let plan = run.plan(&["--replicas", "auto", "--json"]).stdout;
+    let plan = run.plan(&["--json"]).stdout;
     let plan: serde_json::Value = serde_json::from_slice(&plan).unwrap();
     assert_eq!((&plan["kind"], &plan["bottleneck_ms"]), (&"replication".into(), &8.0.into()));
     let quick: serde_json::Value =

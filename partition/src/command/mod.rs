@@ -101,9 +101,16 @@ pub enum PlanCommandError {
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     #[error("{0}{hint}", hint = splitting(.0))]
-    NoPlan(#[from] NoPlan),
+    NoPlan(NoPlan),
     #[error("cannot write {path}: {cause}", path = path.display())]
     Write { path: PathBuf, cause: std::io::Error },
+}
+
+// Not as its source: what it says is said already.
+impl From<NoPlan> for PlanCommandError {
+    fn from(error: NoPlan) -> Self {
+        Self::NoPlan(error)
+    }
 }
 
 impl PlanCommandError {
