@@ -216,7 +216,9 @@ impl Generations {
         self.retiring().extend(replaced.iter().cloned());
         drop(ingress);
         // Not before it is known as the active one.
-        tentative.map(Tentative::keep);
+        if let Some(tentative) = tentative {
+            tentative.keep();
+        }
         tracing::info!(generation = next.number(), first_seq = first, "active");
         for running in replaced {
             tokio::spawn(Arc::clone(self).retire(running, before));
