@@ -196,7 +196,7 @@ fn nodes_given_beside_a_cluster_are_matched_to_it_by_their_urls() {
     std::fs::write(&file, cluster(&lines)).unwrap();
     let (file, out) = (file.to_str().unwrap(), folder.join("stages"));
     let flags = ["build-stages", "--model", &model, "--cluster", file, "--dim", "n=2", "--out", out.to_str().unwrap()];
-    let built = run(&flags);
+    let built = run(&[&flags[..], &["--replicas", "off"]].concat());
     assert!(built.status.success(), "{}", stderr(&built));
     let pipeline = Pipeline::read(&out).unwrap();
     let named = |name: &str| nodes.iter().find(|node| node.name == name).unwrap();

@@ -3,6 +3,7 @@
 use crate::support::chain::Chain;
 use crate::support::http::Request;
 use crate::support::networks::{ladder, stage};
+use crate::support::poll;
 use std::collections::BTreeMap;
 
 /// The samples of Prometheus' text format, by name and labels.
@@ -26,6 +27,8 @@ fn figures_count_what_went_through() {
         chain.infer(&staged.inputs(seed, 2)).unwrap();
     }
     for (index, node) in chain.nodes.iter().enumerate() {
+        // The last answer may be read before its sender has counted it.
+        poll("the last frame counted", || (node.stages()[0]["counters"]["frames_sent"] == 5).then_some(()));
         let slot = node.stages().remove(0);
         let counters = &slot["counters"];
         for (counter, want) in [("frames_received", 5), ("frames_sent", 5), ("requests_failed", 0)] {
