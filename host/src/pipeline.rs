@@ -5,6 +5,7 @@ use crate::artifact::Digest;
 use crate::relay::{Codec, CodecChoice};
 use defer_partition::TensorInfo;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -172,9 +173,9 @@ impl Pipeline {
         self
     }
 
-    /// On how many nodes each stage is to run.
-    pub fn wanted(&self) -> Vec<usize> {
-        self.stages.iter().map(StageRef::wanted).collect()
+    /// On how many nodes each stage is to run: as `told`, by its number, or as is said here.
+    pub fn wanted(&self, told: &BTreeMap<usize, usize>) -> Vec<usize> {
+        self.stages.iter().map(|stage| told.get(&stage.index).copied().unwrap_or_else(|| stage.wanted())).collect()
     }
 
     /// Writes it into `folder`, as a whole or not at all.

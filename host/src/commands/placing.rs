@@ -84,17 +84,16 @@ pub fn in_turn(
     replicas: &BTreeMap<usize, usize>,
     given: Vec<Url>,
 ) -> Result<(Vec<Vec<Url>>, Vec<Url>), UsageError> {
-    let wanted = pipeline.wanted().into_iter().enumerate();
-    let wanted: Vec<usize> = wanted.map(|(index, said)| replicas.get(&index).copied().unwrap_or(said)).collect();
+    let wanted = pipeline.wanted(replicas);
     let (name, stages, needed) =
         (&pipeline.name, wanted.len(), wanted.iter().fold(0, |all: usize, nodes| all.saturating_add(*nodes)));
     if given.len() < needed {
-        let why = if needed == stages { "stage i runs on node i" } else { "with their replicas they take" };
-        let needed = if needed == stages { String::new() } else { format!(" {needed}") };
+        let why = match needed == stages {
+            true => "stage i runs on node i".to_owned(),
+            false => format!("with their replicas they take {needed}"),
+        };
         let nodes = given.len();
-        return Err(UsageError(format!(
-            "pipeline \"{name}\" has {stages} stages, {nodes} --node were given; {why}{needed}"
-        )));
+        return Err(UsageError(format!("pipeline \"{name}\" has {stages} stages, {nodes} --node were given; {why}")));
     }
     let mut given = given.into_iter();
     let nodes = wanted.iter().map(|&nodes| given.by_ref().take(nodes).collect()).collect();

@@ -1,12 +1,13 @@
 //! The dispatcher's links to a running generation: it feeds the nodes of the first stage and collects from those of the last.
 
 use super::deploy::Deployment;
+use super::fleet::Member;
 use super::ingress::Ingress;
 use super::ledger::{Ledger, Order};
 use crate::relay::codec;
 use crate::relay::feed::{End, Pause, Watcher, feed};
 use crate::relay::traffic::{Incoming, Origin, Outgoing, receive};
-use crate::relay::{Limits, LinkError, Role, Token};
+use crate::relay::{Hello, Limits, LinkError, Role, Token};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,8 +28,8 @@ pub struct Chain {
     frames: mpsc::Sender<Outgoing>,
     pub ingress: Arc<Ingress>,
     links: Arc<Links>,
-    /// What cuts the link to each node of the first stage, by the address of its relay.
-    cuts: Vec<(String, Arc<Notify>)>,
+    /// The nodes of the first stage.
+    first: Arc<[End]>,
     tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
 }
 
@@ -74,32 +75,28 @@ impl Chain {
         outputs: Vec<String>,
     ) -> io::Result<Self> {
         let ends = |role, stage: usize, max_parts| -> Vec<End> {
-            let end = |node: &Arc<super::fleet::Member>| End {
+            let Deployment { pipeline, generation, owner, .. } = deployment;
+            let end = |node: &Arc<Member>| End {
                 relay: node.relay(),
-                name: name.to_owned(),
-                role,
-                pipeline: deployment.pipeline.name.clone(),
-                generation: deployment.generation,
-                incarnation: deployment.owner.incarnation,
-                stage,
+                hello: Hello::new(name, role, &pipeline.name, *generation, owner.incarnation, stage),
                 token: token.clone(),
                 limits: Limits { max_parts, ..limits.clone() },
                 cut: Arc::default(),
             };
             deployment.nodes_of(stage).map(end).collect()
         };
-        let first = ends(Role::Feed, 0, 0);
+        let first: Arc<[End]> = ends(Role::Feed, 0, 0).into();
         let last = ends(Role::Collect, deployment.pipeline.stages.len() - 1, outputs.len());
-        let cuts = first.iter().map(|end| (end.relay.clone(), Arc::clone(&end.cut))).collect();
         let links = Arc::new(Links::new(first.len(), last.len()));
         let ingress = Arc::new(Ingress::new(deployment.codec_in));
         // A replay goes through the same queue as new requests, so that order is kept.
         let (frames, to_send) = mpsc::channel(1);
         let results = spawn_decoder(Arc::clone(ledger), limits.clone(), outputs)?;
         let feeder = Feeder { ledger: Arc::clone(ledger), ingress: Arc::clone(&ingress), links: Arc::clone(&links) };
+        let fed = Arc::clone(&first);
         let mut tasks = vec![tokio::spawn(async move {
             let origin = Origin { node: "dispatcher".to_owned(), stage: usize::MAX };
-            feed(&first, to_send, &origin, &feeder).await;
+            feed(&fed, to_send, &origin, &feeder).await;
         })];
         for (link, end) in last.into_iter().enumerate() {
             tasks.push(tokio::spawn(collect_all(link, end, results.clone(), Arc::clone(&links))));
@@ -111,7 +108,7 @@ impl Chain {
         let (ledger, generation, again) = (Arc::clone(ledger), deployment.generation, frames.clone());
         tasks.push(tokio::spawn(replay(ledger, generation, again, Arc::clone(&links), tick)));
         let tasks = Mutex::new(tasks.into_iter().map(AbortOnDropHandle::new).collect());
-        Ok(Self { frames, ingress, links, cuts, tasks })
+        Ok(Self { frames, ingress, links, first, tasks })
     }
 
     /// Sends a frame; waits while the chain has no room for it.
@@ -127,7 +124,7 @@ impl Chain {
 
     /// Gives up what is being written to the relay at `relay`, which may stand still: it goes to another node.
     pub fn cut(&self, relay: &str) {
-        self.cuts.iter().filter(|(to, _)| to == relay).for_each(|(_, cut)| cut.notify_waiters());
+        self.first.iter().filter(|end| end.relay == relay).for_each(|end| end.cut.notify_waiters());
     }
 
     /// Ends the links for good.
@@ -187,7 +184,7 @@ impl Watcher for Feeder {
 }
 
 async fn collect_all(link: usize, end: End, results: mpsc::UnboundedSender<Incoming>, links: Arc<Links>) {
-    let origin = Origin { node: end.name.clone(), stage: usize::MAX };
+    let origin = Origin { node: end.hello.name.clone(), stage: usize::MAX };
     let mut pause = Pause::default();
     loop {
         let error = match end.connect().await {

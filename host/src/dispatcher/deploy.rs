@@ -4,23 +4,21 @@ use super::artifacts::Artifacts;
 use super::failure::PartFailed;
 use super::fleet::Member;
 use super::ledger::Order;
-use super::nodes::{Answered, NodeClient};
+use super::nodes::{Answered, NodeClient, SlotInfo};
 use super::placement::Homes;
 use crate::node::generation::{Assignment, Hop, Owner, Prepare};
 use crate::pipeline::Pipeline;
 use crate::relay::codec::Choice;
 use anyhow::{Context as _, Result};
 use futures_util::future::join_all;
+use reqwest::StatusCode;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// How long a node keeps a generation that nobody uses, or a pipeline for a dispatcher it does not hear of.
 pub const LEASE: Duration = Duration::from_secs(15);
-
-const CONFLICT: u16 = 409;
-/// Somebody else has dropped it.
-const GONE: u16 = 404;
 
 /// How often the keeper looks whether a node was started anew.
 const LOOK: Duration = Duration::from_millis(100);
@@ -239,23 +237,20 @@ pub async fn sweep(
     keep: impl Fn(u64) -> bool,
 ) {
     let slots = node.slots().await.unwrap_or_default();
-    let mut old: Vec<u64> = slots.iter().filter(|slot| slot.pipeline == pipeline).map(|slot| slot.generation).collect();
-    old.sort_unstable();
-    old.dedup();
-    for generation in old.into_iter().filter(|generation| !keep(*generation)) {
-        let owners = owners.map_or(vec![None], |owners| owners.iter().copied().map(Some).collect());
-        for owner in owners {
-            let Err(error) = node.remove(pipeline, generation, owner, drain).await else { break };
-            let status = error.downcast_ref::<Answered>().map(|answered| answered.status.as_u16());
-            match status {
-                // Of another owner: perhaps the next one.
-                Some(CONFLICT) => {}
-                Some(GONE) => break,
-                _ => {
-                    let error = format!("{error:#}");
-                    tracing::warn!(node = %node.url, generation, error, "an old generation stays");
-                    break;
-                }
+    let theirs = |slot: &&SlotInfo| {
+        owners.is_none_or(|owners| slot.incarnation.is_some_and(|incarnation| owners.contains(&incarnation)))
+    };
+    let old = slots.iter().filter(|slot| slot.pipeline == pipeline && !keep(slot.generation)).filter(theirs);
+    let old: BTreeSet<(u64, Option<u64>)> = old.map(|slot| (slot.generation, slot.incarnation)).collect();
+    for (generation, owner) in old {
+        if let Err(error) = node.remove(pipeline, generation, owner, drain).await {
+            let is_gone =
+                error.downcast_ref::<Answered>().is_some_and(|answered| answered.status == StatusCode::NOT_FOUND);
+            let error = format!("{error:#}");
+            // Somebody else may have dropped it meanwhile.
+            match is_gone {
+                true => tracing::debug!(node = %node.url, generation, error, "an old generation is gone"),
+                false => tracing::warn!(node = %node.url, generation, error, "an old generation stays"),
             }
         }
     }

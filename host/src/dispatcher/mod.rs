@@ -139,25 +139,17 @@ impl Dispatcher {
     /// Deploys: ships artifacts, has the nodes prepare a generation, and opens the chain. Where `shutdown` comes first, the
     /// nodes drop what they have of it.
     pub async fn deploy(config: Config, progress: Arc<dyn Progress>, shutdown: &CancellationToken) -> Result<Self> {
-        let given = Pipeline::read(&config.pipeline)?;
-        let digests: Vec<_> = given.stages.iter().map(|stage| stage.digest).collect();
-        let incarnation = random()?;
+        let given = config.rounding.of(Pipeline::read(&config.pipeline)?);
         let nodes: Vec<&Url> = config.nodes.iter().flatten().chain(&config.spares).collect();
         if let Some((_, twice)) = nodes.iter().enumerate().find(|(at, url)| nodes[..*at].contains(url)) {
             bail!("node {twice} is given twice");
         }
-        let mut setup = Setup {
-            owner: Owner { name: config.name.clone(), incarnation, heir_of: Vec::new() },
-            codec: config.codec,
-            given: digests.clone(),
-            rounding: config.rounding,
-            replicas: config.replicas.clone(),
-        };
-        let given = setup.rounding.of(given);
         let artifacts = Arc::new(Artifacts::open(config.state_dir.as_deref(), config.store_limit)?);
         artifacts.know(&given, &config.pipeline);
         let record = Record::open(config.state_dir.as_deref())?;
-        setup.owner.heir_of = record.begin(incarnation)?;
+        let incarnation = random()?;
+        let heir_of = record.begin(incarnation)?;
+        let digests: Vec<_> = given.stages.iter().map(|stage| stage.digest).collect();
         let before = record.active().filter(|active| active.pipeline.name == given.name && active.given == digests);
         let known = before.iter().flat_map(|active| &active.nodes).flat_map(|home| home.urls());
         let known = known.filter_map(|url| url.parse().ok());
@@ -179,6 +171,13 @@ impl Dispatcher {
             limits,
             ledger: Ledger::new(&given.name, incarnation, config.replay_after),
             artifacts,
+        };
+        let setup = Setup {
+            owner: Owner { name: config.name.clone(), incarnation, heir_of },
+            codec: config.codec,
+            given: digests,
+            rounding: config.rounding,
+            replicas: config.replicas,
         };
         let generations = Generations::new(fleet, place, setup, record);
         let (pipeline, homes) = first(&generations, given, &config.nodes, before)?;

@@ -128,6 +128,8 @@ pub struct NodeInfo {
 pub struct SlotInfo {
     pub pipeline: String,
     pub generation: u64,
+    /// Of the dispatcher that made the generation; nodes of earlier versions do not say.
+    pub incarnation: Option<u64>,
 }
 
 #[derive(Deserialize)]

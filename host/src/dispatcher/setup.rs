@@ -23,9 +23,7 @@ impl Setup {
     /// On how many nodes each stage of `pipeline` is to run. What was said of stages by their number holds for pipelines with
     /// as many.
     pub fn wanted(&self, pipeline: &Pipeline) -> Vec<usize> {
-        let said = pipeline.wanted().into_iter().enumerate();
         let holds = pipeline.stages.len() == self.given.len();
-        let told = |index: usize| self.replicas.get(&index).copied().filter(|_| holds);
-        said.map(|(index, said)| told(index).unwrap_or(said)).collect()
+        pipeline.wanted(if holds { &self.replicas } else { const { &BTreeMap::new() } })
     }
 }

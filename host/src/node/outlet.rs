@@ -3,9 +3,9 @@
 use super::generation::Hop;
 use super::slot::{Counters, Identity};
 use crate::relay::feed::{End, Pause, Watcher, feed};
-use crate::relay::spread::{Queue, Supply as _};
+use crate::relay::spread::Queue;
 use crate::relay::traffic::{Outgoing, send};
-use crate::relay::{Connection, Limits, LinkError, Role, Token};
+use crate::relay::{Connection, Hello, Limits, LinkError, Role, Token};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -43,15 +43,10 @@ impl Outlet {
     }
 
     fn end(&self, hop: Hop) -> End {
-        let Identity { node, pipeline, generation, .. } = self.identity.clone();
+        let Identity { node, pipeline, generation, .. } = &self.identity;
         End {
             relay: hop.relay,
-            name: node,
-            role: Role::Feed,
-            pipeline,
-            generation,
-            incarnation: self.incarnation,
-            stage: hop.stage,
+            hello: Hello::new(node, Role::Feed, pipeline, *generation, self.incarnation, hop.stage),
             token: self.token.clone(),
             limits: self.limits.clone(),
             cut: Arc::default(),
@@ -76,9 +71,7 @@ impl Outlet {
     /// Sends until the connection breaks, or nothing comes any more: `true`.
     async fn send(&self, connection: Connection, frames: &mut Queue) -> bool {
         let sent = |frame: &Outgoing, took| self.sent(frame, took);
-        let result = send(connection, 0, &self.identity.origin(), frames, &self.limits.pool, &sent).await;
-        frames.hand_back();
-        result.is_ok()
+        send(connection, 0, &self.identity.origin(), frames, &self.limits.pool, &sent).await.is_ok()
     }
 }
 
@@ -97,7 +90,7 @@ impl Watcher for Outlet {
 
     fn failed(&self, end: &End, error: &LinkError, pause: &Pause) {
         // The next node may not have loaded its stage yet, so a first refusal is no news.
-        if pause.is_long() {
+        if pause.has_become_long() {
             let Identity { pipeline, generation, stage, .. } = &self.identity;
             tracing::warn!(pipeline, generation, stage, to = end.relay, %error, "no link to the next stage; retrying");
         }

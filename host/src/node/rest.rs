@@ -128,6 +128,8 @@ struct SlotJson {
     generation: u64,
     digest: Digest,
     dispatcher: String,
+    /// Of the dispatcher's life that made the generation.
+    incarnation: u64,
     engine: &'static str,
     state: super::generation::State,
     /// Why it does not compute, where `state` is `failed`.
@@ -154,6 +156,7 @@ fn slots(generation: &Generation) -> impl Iterator<Item = SlotJson> + '_ {
             generation: generation.number,
             digest: slot.loaded.digest,
             dispatcher: generation.prepare.dispatcher.name.clone(),
+            incarnation: generation.prepare.dispatcher.incarnation,
             engine: slot.loaded.engine(),
             state: if failure.is_some() { super::generation::State::Failed } else { generation.state() },
             failure,

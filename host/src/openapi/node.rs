@@ -228,6 +228,7 @@ fn schemas() -> Value {
             ("generation", count()),
             ("digest", digest()),
             ("dispatcher", string()),
+            ("incarnation", described(count(), "Of the dispatcher's life that made the generation.")),
             ("engine", string()),
             ("state", state.clone()),
             ("failure", described(nullable(string()), "Why it does not compute, where it failed.")),

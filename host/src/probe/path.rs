@@ -1,18 +1,16 @@
 //! How fast frames get from here to another relay: dialed, proved and sent as any frames are, then forgotten.
 
 use crate::relay::codec::{self, Codec};
-use crate::relay::hello::{dial, refuse};
+use crate::relay::hello::{connect, refuse};
 use crate::relay::traffic::{Incoming, Origin, receive};
 use crate::relay::{Connection, Frame, Hello, Limits, LinkError, Part, Role, Tag, Token};
 use defer_partition::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-const CONNECT: Duration = Duration::from_secs(5);
 /// Empty frames that are answered one by one.
 const ECHOES: usize = 15;
 /// Bytes of the tensor in each frame of the flood, and frames that may be under way.
@@ -43,10 +41,8 @@ pub struct Path {
 
 /// Sends frames to the relay at `relay` as `name`, for about a second.
 pub async fn measure(relay: &str, name: &str, token: &Token, limits: Limits) -> Result<Path, LinkError> {
-    let stream =
-        timeout(CONNECT, TcpStream::connect(relay)).await.map_err(|_| LinkError::Timeout(CONNECT.as_secs()))??;
     let hello = Hello::new(name, Role::Probe, "", 0, 0, 0);
-    let (mut connection, credit) = dial(stream, &hello, token, limits.clone()).await?;
+    let (mut connection, credit) = connect(relay, &hello, token, limits.clone()).await?;
     let mut echoes = Vec::with_capacity(ECHOES);
     for _ in 0..ECHOES {
         let started = Instant::now();
@@ -62,10 +58,8 @@ pub async fn measure(relay: &str, name: &str, token: &Token, limits: Limits) -> 
 
 /// Finds out whether the relay at `relay` knows `token`, without telling it; gives the name by which it answers.
 pub async fn recognise(relay: &str, name: &str, token: &Token, limits: Limits) -> Result<String, LinkError> {
-    let stream =
-        timeout(CONNECT, TcpStream::connect(relay)).await.map_err(|_| LinkError::Timeout(CONNECT.as_secs()))??;
     let hello = Hello::new(name, Role::Probe, "", 0, 0, 0);
-    let (connection, _) = dial(stream, &hello, token, limits).await?;
+    let (connection, _) = connect(relay, &hello, token, limits).await?;
     Ok(connection.peer)
 }
 

@@ -1,18 +1,16 @@
 //! Sends frames to the nodes of a stage: dials each of them, again and again, and spreads the frames over the links that are
 //! up.
 
-use super::hello::{Hello, Role, Token, dial};
+use super::hello::{Hello, Token, connect};
 use super::link::{Connection, Limits, LinkError};
 use super::spread::{Queue, Spread, Supply};
 use super::traffic::{Origin, Outgoing, send};
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-const CONNECT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -21,14 +19,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub struct End {
     /// Address of the relay, `host:port`.
     pub relay: String,
-    /// Name of the one who dials.
-    pub name: String,
-    pub role: Role,
-    pub pipeline: String,
-    pub generation: u64,
-    pub incarnation: u64,
-    /// The stage that is meant.
-    pub stage: usize,
+    pub hello: Hello,
     pub token: Token,
     pub limits: Limits,
     /// Ends the connection, if there is one, when it is notified: another one is dialed.
@@ -38,13 +29,7 @@ pub struct End {
 impl End {
     /// Dials; gives the connection and the credit that came with it.
     pub async fn connect(&self) -> Result<(Connection, u32), LinkError> {
-        let stream = timeout(CONNECT, TcpStream::connect(&self.relay))
-            .await
-            .map_err(|_| LinkError::Timeout(CONNECT.as_secs()))??;
-        let Self { name, role, pipeline, generation, incarnation, stage, .. } = self;
-        // A hello of its own for each connection: one nonce is good for one handshake.
-        let hello = Hello::new(name, *role, pipeline, *generation, *incarnation, *stage);
-        dial(stream, &hello, &self.token, self.limits.clone()).await
+        connect(&self.relay, &self.hello.again(), &self.token, self.limits.clone()).await
     }
 }
 
@@ -65,7 +50,7 @@ impl Pause {
     }
 
     /// Whether it was the first one after the time that a node may need to load a stage that was asked of it at the same time.
-    pub fn is_long(&self) -> bool {
+    pub fn has_become_long(&self) -> bool {
         self.attempts == 4
     }
 

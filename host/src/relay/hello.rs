@@ -16,6 +16,9 @@ use tokio::time::timeout;
 /// A peer that has not finished its handshake by then is cut off, or earlier where it may stand still for less.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a relay may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
 /// What the dialer wants of the stage it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -46,6 +49,11 @@ impl Hello {
     pub fn new(name: &str, role: Role, pipeline: &str, generation: u64, incarnation: u64, stage: usize) -> Self {
         let (name, pipeline) = (name.to_owned(), pipeline.to_owned());
         Self { protocol: VERSION, name, role, pipeline, generation, incarnation, stage, nonce: nonce() }
+    }
+
+    /// The same for another connection: one nonce is good for one handshake.
+    pub fn again(&self) -> Self {
+        Self { nonce: nonce(), ..self.clone() }
     }
 }
 
@@ -100,6 +108,18 @@ impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(if self.is_empty() { "Token(none)" } else { "Token(…)" })
     }
+}
+
+/// Connects to the relay at `relay` (`host:port`), and dials.
+pub async fn connect(
+    relay: &str,
+    hello: &Hello,
+    token: &Token,
+    limits: Limits,
+) -> Result<(Connection, u32), LinkError> {
+    let connecting = timeout(CONNECT, TcpStream::connect(relay)).await;
+    let stream = connecting.map_err(|_| LinkError::Timeout(CONNECT.as_secs()))??;
+    dial(stream, hello, token, limits).await
 }
 
 /// Dials: opens `stream`'s handshake with `hello` and waits for the acceptor's word. The connection starts with the

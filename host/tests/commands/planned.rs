@@ -65,6 +65,14 @@ fn cluster(nodes: &[(&str, Option<&str>, f64, u64)]) -> String {
     text + "[link]\nbandwidth_bps = 1e9\nlatency_ms = 0.1\n"
 }
 
+/// Cuts `model` for the cluster `file` into `out`, profiled with two rows.
+fn built(model: &str, file: &str, out: &Path, more: &[&str]) -> Pipeline {
+    let flags = ["build-stages", "--model", model, "--cluster", file, "--dim", "n=2", "--out", out.to_str().unwrap()];
+    let output = run(&[&flags[..], more].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    Pipeline::read(out).unwrap()
+}
+
 /// The command that places the pipeline in `out` by the cluster `file`.
 fn dispatch<'a>(out: &'a Path, file: &'a str) -> Vec<&'a str> {
     let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
@@ -124,13 +132,9 @@ fn a_network_that_fits_every_node_runs_as_whole_copies_unless_it_is_to_be_cut() 
     let file = folder.join("cluster.toml");
     std::fs::write(&file, cluster(&lines)).unwrap();
     let (file, out) = (file.to_str().unwrap(), folder.join("stages"));
-    let flags = ["build-stages", "--model", &model, "--cluster", file, "--dim", "n=2", "--out", out.to_str().unwrap()];
-    let built = run(&[&flags[..], &["--replicas", "off"]].concat());
-    assert!(built.status.success(), "{}", stderr(&built));
-    assert!(Pipeline::read(&out).unwrap().stages.iter().all(|stage| stage.nodes.as_ref().unwrap().len() == 1));
-    let built = run(&flags);
-    assert!(built.status.success(), "{}", stderr(&built));
-    let pipeline = Pipeline::read(&out).unwrap();
+    let chain = built(&model, file, &out, &["--replicas", "off"]);
+    assert!(chain.stages.iter().all(|stage| stage.nodes.as_ref().unwrap().len() == 1));
+    let pipeline = built(&model, file, &out, &[]);
     assert_eq!(pipeline.stages.len(), 1, "{pipeline:?}");
     assert_eq!(pipeline.stages[0].nodes.as_ref().unwrap().len(), 3, "{pipeline:?}");
     let dispatcher = dispatched(&dispatch(&out, file));
@@ -161,10 +165,7 @@ fn a_pipeline_that_was_cut_for_a_cluster_runs_where_its_plan_says() {
     let file = folder.join("cluster.toml");
     std::fs::write(&file, cluster(&lines)).unwrap();
     let (file, out) = (file.to_str().unwrap(), folder.join("stages"));
-    let flags = ["build-stages", "--model", &model, "--cluster", file, "--dim", "n=2", "--out", out.to_str().unwrap()];
-    let built = run(&flags);
-    assert!(built.status.success(), "{}", stderr(&built));
-    let pipeline = Pipeline::read(&out).unwrap();
+    let pipeline = built(&model, file, &out, &[]);
     let placed: Vec<&str> = pipeline.stages.iter().map(|stage| stage.nodes.as_ref().unwrap()[0].as_str()).collect();
     assert_eq!(placed.iter().collect::<BTreeSet<_>>().len(), 3, "{placed:?}");
     for (index, stage) in pipeline.stages.iter().enumerate() {
@@ -195,10 +196,7 @@ fn nodes_given_beside_a_cluster_are_matched_to_it_by_their_urls() {
     let file = folder.join("cluster.toml");
     std::fs::write(&file, cluster(&lines)).unwrap();
     let (file, out) = (file.to_str().unwrap(), folder.join("stages"));
-    let flags = ["build-stages", "--model", &model, "--cluster", file, "--dim", "n=2", "--out", out.to_str().unwrap()];
-    let built = run(&[&flags[..], &["--replicas", "off"]].concat());
-    assert!(built.status.success(), "{}", stderr(&built));
-    let pipeline = Pipeline::read(&out).unwrap();
+    let pipeline = built(&model, file, &out, &["--replicas", "off"]);
     let named = |name: &str| nodes.iter().find(|node| node.name == name).unwrap();
     let placed: Vec<&Node> = pipeline.stages.iter().map(|stage| named(&stage.nodes.as_ref().unwrap()[0])).collect();
     let idle = nodes[..3].iter().find(|node| placed.iter().all(|placed| placed.name != node.name)).unwrap();

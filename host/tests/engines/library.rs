@@ -29,7 +29,7 @@ fn chosen(node: &Node) -> String {
 /// A library that looks well from outside, and has nothing to load inside: no segments.
 fn hollow(folder: &Path) -> PathBuf {
     let real = OnnxRuntime::find(None).expect("`cargo xtask setup` has installed the engine");
-    let mut bytes = std::fs::read(real.library()).unwrap();
+    let mut bytes = std::fs::read(real.path()).unwrap();
     // e_phnum of a 64-bit header.
     bytes[56..58].fill(0);
     let path = folder.join("libonnxruntime.so");

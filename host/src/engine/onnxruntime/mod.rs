@@ -33,7 +33,7 @@ pub const VERSION: &str = "1.24.4";
 /// The runtime, whose library is loaded when it is first needed.
 #[derive(Clone, Debug)]
 pub struct OnnxRuntime {
-    library: Library,
+    found: Library,
 }
 
 /// What was loaded: the library allows one environment per process.
@@ -46,12 +46,12 @@ impl OnnxRuntime {
     /// # Errors
     /// [`EngineError::Unavailable`] where there is none, or what is there cannot be it.
     pub fn find(library: Option<PathBuf>) -> Result<Self, EngineError> {
-        Ok(Self { library: Library::find(library)? })
+        Ok(Self { found: Library::find(library)? })
     }
 
     /// The shared library in use.
-    pub fn library(&self) -> &Path {
-        &self.library.path
+    pub fn path(&self) -> &Path {
+        &self.found.path
     }
 
     /// Loads the library, unless this process has one.
@@ -60,7 +60,7 @@ impl OnnxRuntime {
         if let Some(environment) = &*opened {
             return Ok(environment.clone());
         }
-        let library = self.library();
+        let library = self.path();
         let unavailable = |cause: String| EngineError::Unavailable(format!("{}: {cause}", library.display()));
         // The crate panics where a library exports what it should and does not answer as it should.
         let open = || {
@@ -84,7 +84,7 @@ impl Engine for OnnxRuntime {
     }
 
     fn version(&self) -> String {
-        self.library.version.clone().unwrap_or_else(|| "unknown".to_owned())
+        self.found.version.clone().unwrap_or_else(|| "unknown".to_owned())
     }
 
     fn open(&self) -> Result<(), EngineError> {
