@@ -17,23 +17,56 @@ pub struct Cross {
     pub triple: &'static str,
     /// What its C tools' names begin with: `<tools>-gcc`.
     pub tools: &'static str,
+    /// Debian's name of it.
+    pub debian: &'static str,
     /// Runs its programs here.
     pub emulator: &'static str,
+    /// The oldest processor that programs are for, by the emulator's name.
+    pub core: &'static str,
+    /// Where rustup can download nothing.
+    pub fallback: Fallback,
 }
 
-pub const AARCH64: Cross =
-    Cross { triple: "aarch64-unknown-linux-gnu", tools: "aarch64-linux-gnu", emulator: "qemu-aarch64-static" };
+/// What a distribution has of Rust's standard library for an architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    Compiled,
+    Source,
+}
+
+pub const AARCH64: Cross = Cross {
+    triple: "aarch64-unknown-linux-gnu",
+    tools: "aarch64-linux-gnu",
+    debian: "arm64",
+    emulator: "qemu-aarch64-static",
+    // ARMv8.0, as in a Raspberry Pi 3: no dot products, no half floats.
+    core: "cortex-a53",
+    fallback: Fallback::Compiled,
+};
+
+/// 32 bits, with hardware for floating-point numbers: Raspberry Pi OS (32-bit) on a Pi 2 or newer. The tests do not build it.
+#[allow(dead_code)]
+pub const ARMV7: Cross = Cross {
+    triple: "armv7-unknown-linux-gnueabihf",
+    tools: "arm-linux-gnueabihf",
+    debian: "armhf",
+    emulator: "qemu-arm-static",
+    core: "cortex-a7",
+    fallback: Fallback::Source,
+};
 
 /// The profile of builds that run in emulation.
 const EMULATED: &str = "emulated";
 
-/// Where a compiled standard library for a target is.
+/// Where the standard library for a target comes from.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Std {
     /// In the toolchain in use.
     Active,
     /// In the distribution's, beside this compiler.
     Of { rustc: PathBuf },
+    /// Cargo compiles it from the source beside this compiler.
+    Source { rustc: PathBuf },
 }
 
 impl Cross {
@@ -50,7 +83,11 @@ impl Cross {
         self.std_in(&active, Path::new("/usr"))
     }
 
-    fn std_in(&self, active: &Path, system: &Path) -> Result<Std, String> {
+    /// The same, in these two folders.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn std_in(&self, active: &Path, system: &Path) -> Result<Std, String> {
         let has_core = |sysroot: &Path| {
             let libraries = fs::read_dir(sysroot.join("lib/rustlib").join(self.triple).join("lib"));
             libraries
@@ -65,6 +102,10 @@ impl Cross {
         let rustc = system.join("bin/rustc");
         if has_core(system) && rustc.is_file() {
             return Ok(Std::Of { rustc });
+        }
+        let has_source = |sysroot: &&Path| sysroot.join("lib/rustlib/src/rust/library/std/src/lib.rs").is_file();
+        if let (Fallback::Source, Some(sysroot)) = (self.fallback, [active, system].iter().find(|at| has_source(at))) {
+            return Ok(Std::Source { rustc: sysroot.join("bin/rustc") });
         }
         Err(format!("no Rust standard library for {}", self.triple))
     }
@@ -81,15 +122,20 @@ impl Cross {
         let target_dir = match std {
             Std::Active => target_dir.to_owned(),
             // What another compiler makes for this machine must not take the place of what is there.
-            Std::Of { rustc } => {
+            Std::Of { ref rustc } | Std::Source { ref rustc } => {
                 cargo.env("RUSTC", rustc);
                 target_dir.join("system-rust")
             }
         };
+        if matches!(std, Std::Source { .. }) {
+            // A stable compiler builds its own standard library only when told that it is one of its makers'.
+            cargo.env("RUSTC_BOOTSTRAP", "1");
+        }
         let linker = format!("CARGO_TARGET_{}_LINKER", self.triple.to_uppercase().replace('-', "_"));
         cargo
             .args(["build", "--locked", "--profile", profile, "--target", self.triple, "-p", "defer-host"])
             .args(["--bin", "defer-host"])
+            .args(matches!(std, Std::Source { .. }).then_some("-Zbuild-std=std,panic_unwind"))
             .args(arguments)
             .arg("--target-dir")
             .arg(&target_dir)
@@ -111,7 +157,7 @@ impl Cross {
     pub fn emulated(&self, root: &Path, target_dir: &Path) -> Result<PathBuf, String> {
         let program = self.build(root, target_dir, EMULATED, &["--no-default-features"])?;
         let quoted = program.display().to_string().replace('\'', r"'\''");
-        let script = format!("#!/bin/sh\nexec {} '{quoted}' \"$@\"\n", self.emulator);
+        let script = format!("#!/bin/sh\nexec {} -cpu {} '{quoted}' \"$@\"\n", self.emulator, self.core);
         let path = program.with_file_name("defer-host-emulated");
         let cannot = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
         // A script that runs is not written to.

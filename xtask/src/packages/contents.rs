@@ -15,15 +15,24 @@ use crate::{
     workspace::cargo,
 };
 
+/// What computes in a package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// onnxruntime's library beside the program, and tract in it.
+    Onnxruntime,
+    /// tract alone: there is no such library.
+    Tract,
+}
+
 /// Writes `sbom.cdx.json` and `THIRD-PARTY.txt` into `folder`; the number of crates.
-pub fn write(triple: &str, folder: &Path) -> Result<usize> {
+pub fn write(triple: &str, engine: Engine, folder: &Path) -> Result<usize> {
     let metadata = metadata(triple)?;
     let inside = inside(&metadata).context("cargo metadata lists no defer-host")?;
     let packages: Vec<&Value> = list(&metadata["packages"])
         .iter()
         .filter(|package| package["id"].as_str().is_some_and(|id| inside.contains(id)) && !package["source"].is_null())
         .collect();
-    fs::write(folder.join("sbom.cdx.json"), format!("{:#}\n", document(&packages)))?;
+    fs::write(folder.join("sbom.cdx.json"), format!("{:#}\n", document(&packages, engine)))?;
     fs::write(folder.join("THIRD-PARTY.txt"), licences(&packages))?;
     Ok(packages.len())
 }
@@ -63,7 +72,7 @@ fn is_macro(package: &Value) -> bool {
     list(&package["targets"]).iter().any(|target| list(&target["kind"]).iter().any(|kind| kind == "proc-macro"))
 }
 
-fn document(packages: &[&Value]) -> Value {
+fn document(packages: &[&Value], engine: Engine) -> Value {
     let component = |package: &&Value| {
         let (name, version) = (&package["name"], &package["version"]);
         let purl = format!("pkg:cargo/{}@{}", name.as_str().unwrap_or(""), version.as_str().unwrap_or(""));
@@ -78,7 +87,8 @@ fn document(packages: &[&Value]) -> Value {
         "type": "library", "bom-ref": purl, "name": "onnxruntime", "version": onnxruntime::VERSION, "purl": purl,
         "licenses": [{"expression": "MIT"}],
     });
-    let components: Vec<Value> = packages.iter().map(component).chain([runtime]).collect();
+    let library = (engine == Engine::Onnxruntime).then_some(runtime);
+    let components: Vec<Value> = packages.iter().map(component).chain(library).collect();
     json!({
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",

@@ -13,10 +13,11 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
-    cross::AARCH64,
+    cross::{AARCH64, ARMV7, Cross},
     setup::{self, Machine, command, onnxruntime},
     workspace::{cargo, root, seconds, target_dir},
 };
+use contents::Engine;
 
 /// Builds defer-host for an architecture: a .tar.gz, a .deb, their SHA-256 and a bill of materials.
 ///
@@ -24,9 +25,10 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask dist
-  cargo xtask dist --target aarch64-unknown-linux-gnu --out packages")]
+  cargo xtask dist --target aarch64-unknown-linux-gnu --out packages
+  cargo xtask dist --target armv7-unknown-linux-gnueabihf      32-bit ARM: computes with tract, as there is no onnxruntime")]
 pub struct Args {
-    /// x86_64-unknown-linux-gnu or aarch64-unknown-linux-gnu [default: this machine's]
+    /// x86_64-unknown-linux-gnu, aarch64-unknown-linux-gnu or armv7-unknown-linux-gnueabihf [default: this machine's]
     #[arg(long, value_name = "T", value_parser = target)]
     target: Option<Target>,
     /// Where the packages go [default: dist/packages]
@@ -34,21 +36,38 @@ pub struct Args {
     out: Option<PathBuf>,
 }
 
+/// The profile of what is packaged (`Cargo.toml`): smaller than `release`, and slower to build.
+const PROFILE: &str = "dist";
+
 /// An architecture that packages are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Target {
     arch: &'static str,
     triple: &'static str,
     debian: &'static str,
+    /// How it is built on other machines.
+    cross: Option<(&'static Cross, setup::Task)>,
 }
 
-const TARGETS: [Target; 2] = [
-    Target { arch: "x86_64", triple: "x86_64-unknown-linux-gnu", debian: "amd64" },
-    Target { arch: "aarch64", triple: "aarch64-unknown-linux-gnu", debian: "arm64" },
+const TARGETS: [Target; 3] = [
+    Target { arch: "x86_64", triple: "x86_64-unknown-linux-gnu", debian: "amd64", cross: None },
+    Target {
+        arch: "aarch64",
+        triple: AARCH64.triple,
+        debian: AARCH64.debian,
+        cross: Some((&AARCH64, setup::Task::Cross)),
+    },
+    Target { arch: "arm", triple: ARMV7.triple, debian: ARMV7.debian, cross: Some((&ARMV7, setup::Task::CrossArmv7)) },
 ];
 
+impl Target {
+    fn engine(self) -> Engine {
+        if onnxruntime::exists_for(self.arch) { Engine::Onnxruntime } else { Engine::Tract }
+    }
+}
+
 fn target(text: &str) -> Result<Target, String> {
-    let known = TARGETS.map(|target| target.triple).join(" and ");
+    let known = TARGETS.map(|target| target.triple).join(", ");
     TARGETS.into_iter().find(|target| target.triple == text).ok_or_else(|| format!("there are {known}"))
 }
 
@@ -66,19 +85,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
     strip(target, &program, &folder.join("defer-host"))?;
-    let newest = glibc::check(&folder.join("defer-host"))?;
-    let machine = Machine::from_env()?;
-    let library = onnxruntime::folder_for(&machine, target.arch);
-    copy(&library.join("libonnxruntime.so"), &folder)?;
-    let newest = newest.max(glibc::check(&folder.join("libonnxruntime.so"))?);
-    fs::create_dir(folder.join("onnxruntime"))?;
-    for file in ["LICENSE", "ThirdPartyNotices.txt"] {
-        copy(&library.join(file), &folder.join("onnxruntime"))?;
+    let mut newest = glibc::check(&folder.join("defer-host"))?;
+    if target.engine() == Engine::Onnxruntime {
+        let library = onnxruntime::folder_for(&Machine::from_env()?, target.arch);
+        copy(&library.join("libonnxruntime.so"), &folder)?;
+        newest = newest.max(glibc::check(&folder.join("libonnxruntime.so"))?);
+        fs::create_dir(folder.join("onnxruntime"))?;
+        for file in ["LICENSE", "ThirdPartyNotices.txt"] {
+            copy(&library.join(file), &folder.join("onnxruntime"))?;
+        }
     }
     for file in ["README.md", "LICENSE-APACHE", "LICENSE-MIT", "packaging/defer-host.service"] {
         copy(&root().join(file), &folder)?;
     }
-    let parts = contents::write(target.triple, &folder)?;
+    let parts = contents::write(target.triple, target.engine(), &folder)?;
     let sbom = format!("{name}.cdx.json");
     fs::copy(folder.join("sbom.cdx.json"), out.join(&sbom)).with_context(|| format!("cannot write {sbom}"))?;
 
@@ -101,22 +121,26 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn build(target: Target) -> Result<PathBuf> {
     if target.arch == env::consts::ARCH {
         setup::ensure(setup::Task::Run)?;
-        let status = cargo(&["build", "--release", "--locked", "-p", "defer-host", "--bin", "defer-host"]).status()?;
+        let program = ["-p", "defer-host", "--bin", "defer-host"];
+        let status = cargo(&["build", "--profile", PROFILE, "--locked"]).args(program).status()?;
         if !status.success() {
             bail!("building defer-host failed, see above");
         }
-        return Ok(target_dir()?.join("release/defer-host"));
+        return Ok(target_dir()?.join(PROFILE).join("defer-host"));
     }
-    if target.triple != AARCH64.triple {
+    let Some((cross, task)) = target.cross else {
         bail!("{} is built on a machine of that kind only", target.triple);
-    }
-    setup::ensure(setup::Task::Cross)?;
-    AARCH64.build(&root(), &target_dir()?, "release", &[]).map_err(|error| anyhow!(error))
+    };
+    setup::ensure(task)?;
+    cross.build(&root(), &target_dir()?, PROFILE, &[]).map_err(|error| anyhow!(error))
 }
 
 /// Copies the program without its symbols.
 fn strip(target: Target, from: &Path, to: &Path) -> Result<()> {
-    let tool = if target.arch == env::consts::ARCH { "strip".into() } else { format!("{}-strip", AARCH64.tools) };
+    let tool = match target.cross {
+        Some((cross, _)) if target.arch != env::consts::ARCH => format!("{}-strip", cross.tools),
+        _ => "strip".to_owned(),
+    };
     command::run(Command::new(tool).args(["--strip-all", "-o"]).arg(to).arg(from)).map(drop)
 }
 
@@ -136,27 +160,30 @@ fn debian(target: Target, folder: &Path, out: &Path) -> Result<String> {
     for folder in [&control, &bin, &library, &units, &documents] {
         fs::create_dir_all(folder)?;
     }
+    // Nothing that the program itself is built of is C++.
+    let mut depends = format!("libc6 (>= {}), libgcc-s1", glibc::OLDEST_SYSTEM);
     // The library lies beside the program, where it looks for it; the link leads there.
-    for file in ["defer-host", "libonnxruntime.so"] {
-        copy(&folder.join(file), &library)?;
+    copy(&folder.join("defer-host"), &library)?;
+    if target.engine() == Engine::Onnxruntime {
+        copy(&folder.join("libonnxruntime.so"), &library)?;
+        for file in ["LICENSE", "ThirdPartyNotices.txt"] {
+            fs::copy(folder.join("onnxruntime").join(file), documents.join(format!("onnxruntime-{file}")))?;
+        }
+        depends += ", libstdc++6";
     }
     std::os::unix::fs::symlink("../lib/defer-host/defer-host", bin.join("defer-host"))?;
     copy(&folder.join("defer-host.service"), &units)?;
     for file in ["README.md", "LICENSE-APACHE", "LICENSE-MIT", "THIRD-PARTY.txt", "sbom.cdx.json"] {
         copy(&folder.join(file), &documents)?;
     }
-    for file in ["LICENSE", "ThirdPartyNotices.txt"] {
-        fs::copy(folder.join("onnxruntime").join(file), documents.join(format!("onnxruntime-{file}")))?;
-    }
     fs::write(
         control.join("control"),
         format!(
             "Package: defer-host\nVersion: {version}\nArchitecture: {}\nMaintainer: defer-host <defer-host@localhost>\n\
-             Section: science\nPriority: optional\nDepends: libc6 (>= {}), libgcc-s1, libstdc++6\n\
+             Section: science\nPriority: optional\nDepends: {depends}\n\
              Description: one neural network over many small computers\n \
              Runs stages of an ONNX network as sandboxed WebAssembly components and relays\n their results to the next machine.\n",
             target.debian,
-            glibc::OLDEST_SYSTEM,
         ),
     )?;
     let deb = format!("defer-host_{version}_{}.deb", target.debian);

@@ -30,7 +30,9 @@ impl Item for Clients {
 
     fn need(&self, task: Task) -> Need {
         match task {
-            Task::Run | Task::Compare | Task::Bed | Task::Peers | Task::Cross | Task::Mixed => Need::Unused,
+            Task::Run | Task::Compare | Task::Bed | Task::Peers | Task::Cross | Task::CrossArmv7 | Task::Mixed => {
+                Need::Unused
+            }
             Task::Test => Need::Required,
         }
     }

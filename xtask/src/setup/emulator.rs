@@ -33,7 +33,7 @@ impl Item for Emulator {
     fn need(&self, task: Task) -> Need {
         match task {
             Task::Test | Task::Mixed => Need::Required,
-            Task::Run | Task::Compare | Task::Bed | Task::Peers | Task::Cross => Need::Unused,
+            Task::Run | Task::Compare | Task::Bed | Task::Peers | Task::Cross | Task::CrossArmv7 => Need::Unused,
         }
     }
 }

@@ -42,7 +42,7 @@ pub struct Args {
 }
 
 /// What is about to be done.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Building and running `defer-host` or `defer-lab`.
     Run,
@@ -55,6 +55,8 @@ pub enum Task {
     Peers,
     /// The same as `Run`, for aarch64 machines: nothing of it runs here.
     Cross,
+    /// The same as `Run`, for 32-bit ARM machines.
+    CrossArmv7,
     /// The same as `Cross`, and running it, in emulation.
     Mixed,
 }
@@ -87,13 +89,14 @@ trait Item {
 }
 
 /// In order: a later item is installed with the help of earlier ones.
-const ITEMS: [&dyn Item; 13] = [
+const ITEMS: [&dyn Item; 14] = [
     &c_linker::CLinker,
     &c_libraries::CLibraries,
     &python::Python,
     &wasm::Wasm,
     &onnxruntime::Onnxruntime,
-    &cross::CrossTools,
+    &cross::FOR_AARCH64,
+    &cross::FOR_ARMV7,
     &onnxruntime::ForAarch64,
     &emulator::Emulator,
     &clients::Clients,

@@ -79,7 +79,7 @@ impl Item for ForAarch64 {
     fn need(&self, task: Task) -> Need {
         match task {
             Task::Test | Task::Cross | Task::Mixed => Need::Required,
-            Task::Run | Task::Compare | Task::Bed | Task::Peers => Need::Unused,
+            Task::Run | Task::Compare | Task::Bed | Task::Peers | Task::CrossArmv7 => Need::Unused,
         }
     }
 }
@@ -112,6 +112,11 @@ impl Item for Onnxruntime {
 
 fn folder(machine: &Machine) -> PathBuf {
     machine.cache.join("onnxruntime").join(VERSION)
+}
+
+/// Whether there is a library for `arch`.
+pub fn exists_for(arch: &str) -> bool {
+    build_for(arch).is_some()
 }
 
 /// Where the library for `arch` lies; that for this machine where the engine looks.

@@ -30,7 +30,9 @@ impl Item for Peers {
 
     fn need(&self, task: Task) -> Need {
         match task {
-            Task::Run | Task::Test | Task::Compare | Task::Bed | Task::Cross | Task::Mixed => Need::Unused,
+            Task::Run | Task::Test | Task::Compare | Task::Bed | Task::Cross | Task::CrossArmv7 | Task::Mixed => {
+                Need::Unused
+            }
             Task::Peers => Need::Required,
         }
     }
