@@ -6,6 +6,7 @@ pub mod buffer;
 pub mod build;
 pub mod client;
 pub mod commands;
+pub mod cpu;
 pub mod discovery;
 pub mod dispatcher;
 pub mod engine;

@@ -5,7 +5,7 @@ use crate::buffer::Pool;
 use crate::client::UsageError;
 use crate::discovery::{self, Admission, Announcement, Presence};
 use crate::engine::{self, Choice, EngineError, Options};
-use crate::node::{Loader, Node, NodeConfig, StoreError, TimeLimits};
+use crate::node::{Loader, Node, NodeConfig, Rival, StoreError, TimeLimits};
 use crate::port;
 use crate::relay::frame;
 use crate::sandbox::{Execution, Limits, Sandbox};
@@ -13,6 +13,7 @@ use anyhow::Result;
 use clap::Args;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,9 +54,10 @@ pub struct ServeArgs {
     /// Threads that one inference may use [default: the cores that this process may use]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Inference engine: onnxruntime, tract, or auto: onnxruntime where its library loads, else tract
+    /// Inference engine: onnxruntime, tract, auto: onnxruntime where its library loads, else tract, or fastest: for each stage
+    /// the one that computes it faster here, measured when it is first loaded, where memory allows, and remembered
     #[arg(long, default_value = "auto", value_name = "E")]
-    engine: Choice,
+    engine: Wanted,
     /// The onnxruntime shared library [default: ORT_DYLIB_PATH, else beside the program, else what `cargo xtask setup` installed]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
@@ -95,6 +97,26 @@ pub struct ServeArgs {
     interpreter: bool,
 }
 
+/// Which engine stages run on.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    /// The same for all.
+    One(Choice),
+    /// For each the faster one.
+    Fastest,
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "fastest" => Ok(Self::Fastest),
+            name => name.parse().map(Self::One).map_err(|error| format!("{error}, and fastest")),
+        }
+    }
+}
+
 impl ServeArgs {
     fn execution(&self) -> Execution {
         if self.interpreter { Execution::Interpreted } else { Execution::Best }
@@ -122,13 +144,17 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let state_dir = args.state_dir.map_or_else(|| default_state_dir(&asked(args.listen.port())), Ok)?;
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let max_tensor = usize::try_from(args.max_tensor_mb.saturating_mul(MEBI)).unwrap_or(usize::MAX);
-    let engine = engine::find(args.engine, args.ort_lib).map_err(|error| match error {
+    let choice = if let Wanted::One(choice) = args.engine { choice } else { Choice::Auto };
+    let engine = engine::find(choice, args.ort_lib).map_err(|error| match error {
         EngineError::Unavailable(_) => UsageError(error.to_string()).into(),
         error => anyhow::Error::from(error),
     })?;
     let loader = Loader {
         sandbox: Sandbox::with(execution, Limits::default())?,
         engine: Arc::clone(&engine),
+        rival: matches!(args.engine, Wanted::Fastest)
+            .then(|| Rival::of(engine.as_ref(), threads, &state_dir))
+            .flatten(),
         options: Options::new(threads.max(1)),
         limits: TimeLimits { engine_time: args.engine_timeout, load_time: args.load_timeout },
         pool: Pool::new(POOL),

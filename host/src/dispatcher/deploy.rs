@@ -1,6 +1,7 @@
 //! A generation on its nodes: ships the artifacts that are missing, has every node prepare, renews, drops.
 
 use super::artifacts::Artifacts;
+use super::engines::{self, Turns};
 use super::failure::PartFailed;
 use super::fleet::Member;
 use super::ledger::Order;
@@ -15,7 +16,7 @@ use reqwest::StatusCode;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long a node keeps a generation that nobody uses, or a pipeline for a dispatcher it does not hear of.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -79,12 +80,16 @@ pub fn place(
 }
 
 /// What one node has to do with a generation.
-struct Part<'a> {
-    node: &'a Arc<Member>,
-    stages: Vec<&'a Placed>,
+pub(super) struct Part<'a> {
+    pub node: &'a Arc<Member>,
+    pub stages: Vec<&'a Placed>,
 }
 
 impl Part<'_> {
+    pub fn has(&self, index: usize) -> bool {
+        self.stages.iter().any(|stage| stage.index == index)
+    }
+
     fn what(&self) -> String {
         let indices: Vec<String> = self.stages.iter().map(|stage| stage.index.to_string()).collect();
         let stages = if indices.len() == 1 { "stage" } else { "stages" };
@@ -131,8 +136,12 @@ impl Deployment {
     pub async fn prepare(&self, artifacts: &Artifacts, progress: &Arc<dyn Progress>) -> Result<()> {
         let failed = CancellationToken::new();
         let parts = self.parts();
-        let all = parts.iter().map(|part| async {
-            let result = self.ship_and_prepare(part, artifacts, progress, &failed).await;
+        let turns = Turns::of(&parts);
+        let (parts, turns, failed) = (&parts, &turns, &failed);
+        let all = (0..parts.len()).map(|at| async move {
+            let part = &parts[at];
+            let turn = turns.begin(parts, at);
+            let result = self.ship_and_prepare(part, artifacts, progress, failed, turn).await;
             if result.is_err() {
                 failed.cancel();
             }
@@ -153,14 +162,17 @@ impl Deployment {
         artifacts: &Artifacts,
         progress: &Arc<dyn Progress>,
         failed: &CancellationToken,
+        turn: impl Future<Output = DropGuard>,
     ) -> Result<()> {
-        for stage in &part.stages {
-            match failed.run_until_cancelled(self.ship(stage, artifacts, progress)).await {
-                Some(shipped) => shipped?,
-                None => return Ok(()),
+        let turn = async {
+            for stage in &part.stages {
+                self.ship(stage, artifacts, progress).await?;
             }
-        }
+            Ok::<_, anyhow::Error>(turn.await)
+        };
+        let Some(turn) = failed.run_until_cancelled(turn).await.transpose()? else { return Ok(()) };
         self.prepare_part(part).await?;
+        drop(turn);
         let name = part.node.name();
         part.stages.iter().for_each(|stage| progress.prepared(stage.index, &name));
         Ok(())
@@ -175,7 +187,8 @@ impl Deployment {
     async fn prepare_part(&self, part: &Part<'_>) -> Result<()> {
         let lease_ms = u64::try_from(LEASE.as_millis()).expect("a lease is seconds");
         let stages = part.stages.iter().map(|stage| stage.assignment.clone()).collect();
-        let body = Prepare { dispatcher: self.owner.clone(), lease_ms, stages };
+        let engines = engines::elsewhere(self, part).await;
+        let body = Prepare { dispatcher: self.owner.clone(), lease_ms, stages, engines };
         part.node.client.prepare(&self.pipeline.name, self.generation, &body).await
     }
 

@@ -4,6 +4,7 @@ mod admin;
 mod artifacts;
 mod chain;
 pub mod deploy;
+mod engines;
 mod failure;
 mod fleet;
 mod generations;
@@ -18,6 +19,7 @@ mod rollout;
 mod running;
 mod service;
 mod setup;
+mod start;
 mod swap;
 mod tentative;
 mod upkeep;
@@ -30,15 +32,13 @@ use crate::port::{self, Bounds};
 use crate::relay::codec::Choice;
 use crate::relay::{CodecChoice, Limits, Token};
 use admin::Admin;
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use artifacts::Artifacts;
 use deploy::Progress;
 use fleet::Fleet;
-use generations::{Before, Generations};
+use generations::Generations;
 use ledger::Ledger;
-use nodes::Taken;
-use placement::{Homes, has};
-use record::{Active, Record};
+use record::Record;
 use repeats::Repeats;
 use reqwest::Url;
 use running::Place;
@@ -56,10 +56,6 @@ use tokio_util::task::AbortOnDropHandle;
 const VERSION: &str = "1";
 /// Spare bytes kept for results and inputs.
 const POOL: usize = 256 << 20;
-/// How often a pipeline that another dispatcher had is asked for again.
-const RETAKE: Duration = Duration::from_secs(2);
-/// How long what earlier dispatchers left may finish what is in it.
-const DRAIN_OLD: Duration = Duration::from_secs(10);
 
 /// How a dispatcher is set up.
 #[derive(Clone, Debug)]
@@ -180,9 +176,9 @@ impl Dispatcher {
             replicas: config.replicas,
         };
         let generations = Generations::new(fleet, place, setup, record);
-        let (pipeline, homes) = first(&generations, given, &config.nodes, before)?;
+        let (pipeline, homes) = start::first(&generations, given, &config.nodes, before)?;
         warn_of_lossy(&pipeline, config.codec);
-        start(&generations, &pipeline, &homes, &progress, shutdown).await?;
+        start::start(&generations, &pipeline, homes, &progress, shutdown).await?;
         let service = Arc::new(Service::new(Parts {
             metadata: ModelMetadata {
                 name: pipeline.name.clone(),
@@ -244,77 +240,6 @@ impl Dispatcher {
         self.generations.end().await;
         Ok(())
     }
-}
-
-/// What runs first, and where: what was active when the life before ended, or else what was given.
-fn first(
-    generations: &Generations,
-    given: Pipeline,
-    nodes: &[Vec<Url>],
-    before: Option<Active>,
-) -> Result<(Arc<Pipeline>, Homes)> {
-    let fleet = &generations.fleet;
-    let member = |url: &str| fleet.by_url(url).filter(|node| node.is_up()).cloned();
-    let Some(Active { pipeline, nodes, generation, .. }) = before else {
-        let homes: Homes =
-            nodes.iter().map(|home| home.iter().filter_map(|url| member(url.as_str())).collect()).collect();
-        let homes = placement::fill(&generations.setup.wanted(&given), &homes, fleet.up());
-        if let Some(index) = homes.iter().position(Vec::is_empty) {
-            bail!("there is no node for stage {index}");
-        }
-        return Ok((Arc::new(given), homes));
-    };
-    tracing::info!(generation, "going on where the last life of this dispatcher ended");
-    let pipeline = generations.setup.rounding.of(pipeline);
-    let now: Homes = nodes.iter().map(|home| home.urls().iter().filter_map(|url| member(url)).collect()).collect();
-    let mut homes = placement::fill(&generations.setup.wanted(&pipeline), &now, fleet.up());
-    for index in 0..homes.len() {
-        if homes[index].is_empty() {
-            let shared = fleet.up().find(|node| !has(&homes, node)).or_else(|| fleet.up().next());
-            let node = shared.with_context(|| format!("no node answers that stage {index} could run on"))?;
-            homes[index].push(Arc::clone(node));
-        }
-    }
-    Ok((Arc::new(pipeline), homes))
-}
-
-/// Has the first generation prepared and makes it active; what earlier dispatchers left is dropped.
-async fn start(
-    generations: &Arc<Generations>,
-    pipeline: &Arc<Pipeline>,
-    homes: &Homes,
-    progress: &Arc<dyn Progress>,
-    shutdown: &CancellationToken,
-) -> Result<()> {
-    for (index, (home, wanted)) in homes.iter().zip(generations.setup.wanted(pipeline)).enumerate() {
-        if home.len() < wanted {
-            tracing::warn!(stage = index, wanted, got = home.len(), "there are too few nodes for its replicas");
-        }
-    }
-    let started = Instant::now();
-    let (running, tentative) = loop {
-        let work = generations.prepare(pipeline, homes, progress);
-        let prepared = shutdown.run_until_cancelled(work).await;
-        match prepared.unwrap_or_else(|| Err(anyhow!("interrupted while deploying"))) {
-            Ok(prepared) => break prepared,
-            // Most likely this dispatcher's own last life, which died without a word.
-            Err(error) if error.is::<Taken>() && started.elapsed() < deploy::LEASE + RETAKE => {
-                tracing::warn!(error = format!("{error:#}"), "waiting for the lease to end");
-                let _ = shutdown.run_until_cancelled(tokio::time::sleep(RETAKE)).await;
-            }
-            Err(error) => return Err(error),
-        }
-    };
-    generations.commit(&running, Some(tentative), Before::Finishes)?;
-    // Beside what follows: results of a life that died wait on the nodes for somebody to collect them, and who asks now need
-    // not wait with them.
-    let (first, name, homes) = (running.number(), pipeline.name.clone(), homes.clone());
-    tokio::spawn(async move {
-        let own = |generation| generation >= first;
-        let sweeps = homes.iter().flatten().map(|node| deploy::sweep(&node.client, &name, None, DRAIN_OLD, own));
-        futures_util::future::join_all(sweeps).await;
-    });
-    Ok(())
 }
 
 fn warn_of_lossy(pipeline: &Pipeline, codec: Option<CodecChoice>) {

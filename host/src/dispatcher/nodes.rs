@@ -121,6 +121,15 @@ pub struct NodeInfo {
     /// What stages may still take.
     #[serde(default)]
     pub usable_memory_bytes: Option<u64>,
+    #[serde(default)]
+    pub engines: Vec<EngineInfo>,
+}
+
+/// An engine that a node has.
+#[derive(Clone, Debug, Deserialize)]
+pub struct EngineInfo {
+    /// Whether stages may run on it.
+    pub chosen: bool,
 }
 
 /// A slot that a node has.
@@ -130,6 +139,8 @@ pub struct SlotInfo {
     pub generation: u64,
     /// Of the dispatcher that made the generation; nodes of earlier versions do not say.
     pub incarnation: Option<u64>,
+    pub digest: Option<Digest>,
+    pub engine: Option<String>,
 }
 
 #[derive(Deserialize)]

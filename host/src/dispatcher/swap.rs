@@ -97,7 +97,11 @@ async fn swap(generations: &Arc<Generations>, node: &Arc<Member>, candidate: &Ca
         stage.digest = candidate.digest;
     }
     let progress: Arc<dyn Progress> = Arc::new(());
-    let homes = active.deployment.homes_up();
+    let mut homes = active.deployment.homes_up();
+    if let Some(home) = homes.get_mut(candidate.index) {
+        // It has chosen an engine; its replicas follow it.
+        home.sort_by_key(|other| !Arc::ptr_eq(other, node));
+    }
     let (next, tentative) = generations.prepare(&Arc::new(pipeline), &homes, &progress).await?;
     let first_seq = generations.commit(&next, Some(tentative), Before::Finishes)?;
     Ok((next.number(), first_seq))

@@ -188,11 +188,19 @@ pub struct Listed {
     pub chosen: bool,
 }
 
-/// The engines that this process has, the `chosen` one first. onnxruntime's library is not loaded for the list alone.
-pub fn list(chosen: &dyn Engine) -> Vec<Listed> {
+/// The engine of this process that is not `chosen`, if there is one.
+pub fn other(chosen: &dyn Engine) -> Option<Arc<dyn Engine>> {
+    built_in().filter(|built_in| built_in.name() != chosen.name())
+}
+
+/// The engines that this process has: those that compute, and what there is besides. onnxruntime's library is not loaded for
+/// the list alone.
+pub fn list(chosen: &[&dyn Engine]) -> Vec<Listed> {
     let listed = |engine: &dyn Engine, chosen| Listed { name: engine.name(), version: engine.version(), chosen };
-    let other = built_in().filter(|built_in| built_in.name() != chosen.name());
-    [listed(chosen, true)].into_iter().chain(other.map(|other| listed(other.as_ref(), false))).collect()
+    let is_new = |name: &str| !chosen.iter().any(|engine| engine.name() == name);
+    let other = built_in().filter(|built_in| is_new(built_in.name()));
+    let chosen = chosen.iter().map(|engine| listed(*engine, true));
+    chosen.chain(other.map(|other| listed(other.as_ref(), false))).collect()
 }
 
 /// Inputs of zeros, in the given shapes: what a session is warmed up with.

@@ -25,6 +25,9 @@ pub struct Prepare {
     pub lease_ms: u64,
     /// This node's stages.
     pub stages: Vec<Assignment>,
+    /// Engines that stages already run on elsewhere, by name: a node that measures its engines takes the same for a replica.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub engines: BTreeMap<usize, String>,
 }
 
 /// The dispatcher that a pipeline belongs to.

@@ -1,9 +1,9 @@
 //! Which artifact each slot ran before the present one, on disk, so that a swap can be taken back.
 
+use super::durable;
 use crate::artifact::Digest;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -47,16 +47,8 @@ impl History {
         while before.values().map(BTreeMap::len).sum::<usize>() > SLOTS && before.len() > 1 {
             before.pop_first();
         }
-        if let Err(error) = self.write(&before) {
+        if let Err(error) = durable::write(&self.path, &*before) {
             tracing::warn!(path = %self.path.display(), %error, "cannot note which stage ran before");
         }
-    }
-
-    fn write(&self, before: &BTreeMap<String, BTreeMap<usize, Digest>>) -> io::Result<()> {
-        let part = self.path.with_extension("part");
-        let mut file = fs::File::create(&part)?;
-        file.write_all(&serde_json::to_vec(before)?)?;
-        file.sync_all()?;
-        fs::rename(&part, &self.path)
     }
 }

@@ -1,5 +1,6 @@
 //! A stage in memory: compiled, its session loaded, warmed up. Generations that use the same artifact share it.
 
+use super::contest::Rival;
 use super::prepacking::{self, Room};
 use crate::artifact::{Artifact, ArtifactError, Digest, Manifest};
 use crate::buffer::Pool;
@@ -39,6 +40,8 @@ pub enum LoadError {
     Vanished,
     #[error("no thread to load on: {0}")]
     Thread(std::io::Error),
+    #[error("no engine of this node runs it: {first}; {second}")]
+    Neither { first: Box<Self>, second: Box<Self> },
 }
 
 /// How long an engine may take.
@@ -61,11 +64,22 @@ impl Default for TimeLimits {
 pub struct Loader {
     pub sandbox: Sandbox,
     pub engine: Arc<dyn Engine>,
+    /// What stages run on where it turns out faster (`serve --engine fastest`).
+    pub rival: Option<Rival>,
     pub options: Options,
     pub limits: TimeLimits,
     pub pool: Pool,
     /// Bytes of one tensor: what a manifest asks for in a warm-up is as untrusted as what a frame declares.
     pub max_tensor: usize,
+}
+
+/// What is wished for one stage.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    /// Bytes that the node's limit leaves for its weights; `None` for no limit.
+    pub room: Option<u64>,
+    /// Name of the engine that its replicas run on. Only a node that measures its engines goes by it.
+    pub engine: Option<String>,
 }
 
 /// A loaded stage.
@@ -89,19 +103,26 @@ pub struct Loaded {
 impl Loader {
     /// Loads the artifact at `path` and runs it once on zeros. Blocks for as long as that takes.
     pub fn load(&self, digest: Digest, path: &Path) -> Result<Loaded, LoadError> {
-        self.load_into(None, digest, path)
+        self.load_as(&Wish::default(), digest, path)
     }
 
-    /// The same where the node's limit leaves `room` bytes.
-    fn load_into(&self, room: Option<u64>, digest: Digest, path: &Path) -> Result<Loaded, LoadError> {
+    fn load_as(&self, wish: &Wish, digest: Digest, path: &Path) -> Result<Loaded, LoadError> {
+        match &self.rival {
+            None => self.load_into(wish, digest, path),
+            Some(rival) => rival.load(self, wish, digest, path),
+        }
+    }
+
+    /// The same on this loader's own engine.
+    pub(super) fn load_into(&self, wish: &Wish, digest: Digest, path: &Path) -> Result<Loaded, LoadError> {
         let started = Instant::now();
         let artifact = Artifact::open(path)?;
         self.check_warm_up(&artifact.manifest)?;
         let program = self.sandbox.compile(&artifact)?;
         let graph = artifact.model()?;
-        let room = Room { limit: room, machine: memory::available() };
-        let wish = prepacking::choose(&graph, artifact.manifest.weights_bytes, room);
-        let session = self.session(&artifact, &graph, wish)?;
+        let room = Room { limit: wish.room, machine: memory::available() };
+        let packing = prepacking::choose(&graph, artifact.manifest.weights_bytes, room);
+        let session = self.session(&artifact, &graph, packing)?;
         drop(graph);
         let manifest = &artifact.manifest;
         for (what, got, want) in
@@ -118,7 +139,7 @@ impl Loader {
         let mut loaded = Loaded {
             digest,
             loader: self.clone(),
-            prepacking: self.engine.prepacking(wish),
+            prepacking: self.engine.prepacking(packing),
             load_time: Duration::ZERO,
             program,
             session: Mutex::new(Arc::new(Mutex::new(session))),
@@ -126,7 +147,10 @@ impl Loader {
             renewing: Mutex::default(),
             artifact,
         };
-        loaded.warm_up(started + self.limits.load_time)?;
+        loaded.rehearse(started + self.limits.load_time).map_err(|error| match error {
+            RunError::Stopped => LoadError::Late(self.limits.load_time.as_secs_f64()),
+            error => LoadError::WarmUp(error),
+        })?;
         loaded.load_time = started.elapsed();
         Ok(loaded)
     }
@@ -143,7 +167,7 @@ impl Loader {
     }
 
     /// The same on a thread of its own, which is abandoned to the engine if it takes too long.
-    pub async fn load_in_time(&self, digest: Digest, path: &Path, room: Option<u64>) -> Result<Loaded, LoadError> {
+    pub async fn load_in_time(&self, digest: Digest, path: &Path, wish: Wish) -> Result<Loaded, LoadError> {
         let crowd = abandoned::count();
         if crowd >= abandoned::LIMIT {
             return Err(LoadError::Crowded(crowd));
@@ -153,7 +177,7 @@ impl Loader {
         charge.begin(());
         let (loader, path, of) = (self.clone(), path.to_owned(), Arc::clone(&charge));
         let load = move || {
-            let loaded = loader.load_into(room, digest, &path);
+            let loaded = loader.load_as(&wish, digest, &path);
             if of.end().is_some() {
                 let _ = tell.send(loaded);
             }
@@ -165,6 +189,12 @@ impl Loader {
             Err(_) => told.await.unwrap_or(Err(LoadError::Vanished)),
             Ok(loaded) => loaded.unwrap_or(Err(LoadError::Vanished)),
         }
+    }
+
+    /// What stages may run on.
+    pub fn engines(&self) -> Vec<&dyn Engine> {
+        let rival = self.rival.as_ref().map(Rival::engine).filter(|rival| rival.name() != self.engine.name());
+        std::iter::once(self.engine.as_ref()).chain(rival).collect()
     }
 
     fn check_warm_up(&self, manifest: &Manifest) -> Result<(), LoadError> {
@@ -225,18 +255,15 @@ impl Loaded {
         Ok(())
     }
 
-    fn warm_up(&self, deadline: Instant) -> Result<(), LoadError> {
+    /// Runs it once on zeros, as a warm-up does; gives the time that the engine took.
+    pub(super) fn rehearse(&self, deadline: Instant) -> Result<Duration, RunError> {
         let manifest = &self.artifact.manifest;
         let inputs = engine::zeros(&manifest.inputs, &manifest.warm_up)
-            .ok_or_else(|| LoadError::WarmUp(RunError::Inputs("its warm-up shapes do not fit memory".to_owned())))?;
-        let outcome = self.instance()?.run_until(Some(deadline), inputs);
-        let outcome = outcome.map_err(|error| match error {
-            RunError::Stopped => LoadError::Late(self.loader.limits.load_time.as_secs_f64()),
-            error => LoadError::WarmUp(error),
-        })?;
+            .ok_or_else(|| RunError::Inputs("warm-up shapes that do not fit memory".to_owned()))?;
+        let outcome = self.instance()?.run_until(Some(deadline), inputs)?;
         for (_, tensor) in outcome.outputs {
             self.loader.pool.give(tensor.data);
         }
-        Ok(())
+        Ok(outcome.engine)
     }
 }

@@ -1,8 +1,11 @@
 //! A node: one process that runs stages. Its REST port takes orders, its relay port takes frames.
 
 mod candidates;
+mod choices;
 mod config;
+mod contest;
 mod drift;
+mod durable;
 mod encoder;
 pub mod generation;
 mod history;
@@ -24,7 +27,8 @@ mod table;
 mod wanted;
 
 pub use config::NodeConfig;
-pub use loaded::{LoadError, Loaded, Loader, TimeLimits};
+pub use contest::Rival;
+pub use loaded::{LoadError, Loaded, Loader, TimeLimits, Wish};
 pub use refusal::PrepareError;
 pub use store::{Store, StoreError};
 pub use table::Node;

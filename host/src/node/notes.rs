@@ -1,10 +1,11 @@
 //! What a node ran, on disk, so that it comes back with it after a restart.
 
+use super::durable;
 use super::generation::Prepare;
 use crate::relay::frame::PipelineId;
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A generation as it stands in the state directory.
@@ -30,15 +31,9 @@ impl Notes {
         self.0.join(format!("{:016x}-{generation}.json", PipelineId::of(pipeline).0))
     }
 
-    /// Notes a generation durably: after a crash either the whole note is there or none.
+    /// Notes a generation.
     pub fn write(&self, noted: &Noted) -> io::Result<()> {
-        let path = self.path(&noted.pipeline, noted.generation);
-        let part = path.with_extension("part");
-        let mut file = fs::File::create(&part)?;
-        file.write_all(&serde_json::to_vec(noted)?)?;
-        file.sync_all()?;
-        fs::rename(&part, &path)?;
-        fs::File::open(&self.0)?.sync_all()
+        durable::write(&self.path(&noted.pipeline, noted.generation), noted)
     }
 
     /// The paths of all notes.

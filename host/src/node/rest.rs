@@ -102,7 +102,7 @@ async fn describe(State(node): Shared) -> Json<Value> {
         "speed": crate::probe::speed::latest(),
         "drift": drift(&node),
         "abandoned_threads": engine::abandoned::count(),
-        "engines": engine::list(loader.engine.as_ref()),
+        "engines": engine::list(&loader.engines()),
         "sandbox": loader.sandbox.executor(),
         "protocol": frame::VERSION,
         "relay": config.relay.to_string(),

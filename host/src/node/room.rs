@@ -2,9 +2,10 @@
 
 use super::loaded::Loaded;
 use super::refusal::PrepareError;
-use crate::artifact::Manifest;
+use crate::artifact::{Artifact, Manifest};
 use crate::engine::{Engine, EngineError};
 use crate::telemetry::Memory;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
@@ -67,6 +68,14 @@ impl Taken {
         let needs = loads.iter().map(|loaded| Need::of(&loaded.artifact.manifest).total());
         let extra = loads.iter().map(|loaded| loaded.prepacked_bytes());
         Self { runtime, stages: needs.fold(0, u64::saturating_add), extra: extra.fold(0, u64::saturating_add) }
+    }
+
+    /// What `limit` leaves for the weights of stage `index`, the artifact at `path`; `None` where there is no limit. A stage
+    /// that does not fit is refused before anything of it is loaded.
+    pub fn room_for(self, index: usize, path: &Path, limit: Option<u64>) -> Result<Option<u64>, PrepareError> {
+        let Some(limit) = limit else { return Ok(None) };
+        let artifact = Artifact::open(path).map_err(|error| PrepareError::Load { index, source: error.into() })?;
+        self.room(index, Need::of(&artifact.manifest), limit).map(Some)
     }
 
     /// What `limit` leaves for the weights of stage `index`, twice of which a second version of them would take.

@@ -172,7 +172,7 @@ impl Node {
             return Err(SwapError::Unfit { pipeline: base.pipeline.clone(), index, cause });
         }
         drop(new);
-        Ok(self.load(&base.pipeline, assignment).await?)
+        Ok(self.load(&base.pipeline, assignment, None).await?)
     }
 
     async fn switch_by_dispatcher(&self, base: &Generation, new: &Assignment) -> Result<(u64, u64), SwapError> {

@@ -4,10 +4,10 @@ use super::candidates::Candidates;
 use super::config::NodeConfig;
 use super::generation::{Assignment, Context, Generation, Prepare, State};
 use super::history::History;
-use super::loaded::{Loaded, Loader};
+use super::loaded::{Loaded, Loader, Wish};
 use super::notes::{Noted, Notes};
 use super::refusal::PrepareError;
-use super::room::{Need, Runtime, Taken};
+use super::room::{Runtime, Taken};
 use super::store::{Store, StoreError};
 use super::wanted::{Hold, Wanted};
 use crate::artifact::{Artifact, Digest};
@@ -15,7 +15,6 @@ use crate::relay::{CodecChoice, Limits};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -221,7 +220,7 @@ impl Node {
         let Noted { pipeline, generation: number, prepare } = noted;
         let mut loaded = Vec::with_capacity(prepare.stages.len());
         for assignment in &prepare.stages {
-            loaded.push(self.load(pipeline, assignment).await?);
+            loaded.push(self.load(pipeline, assignment, prepare.engines.get(&assignment.index)).await?);
         }
         let generation = Generation::start(&self.context, pipeline, *number, prepare.clone(), loaded)
             .map_err(|source| PrepareError::Start { index: prepare.stages.first().map_or(0, |a| a.index), source })?;
@@ -241,7 +240,13 @@ impl Node {
         Ok(generation)
     }
 
-    pub(super) async fn load(&self, pipeline: &str, assignment: &Assignment) -> Result<Arc<Loaded>, PrepareError> {
+    /// Loads a stage, on `engine` where this node chooses between several and has none of its own choice.
+    pub(super) async fn load(
+        &self,
+        pipeline: &str,
+        assignment: &Assignment,
+        engine: Option<&String>,
+    ) -> Result<Arc<Loaded>, PrepareError> {
         let index = assignment.index;
         let wrong = |cause: String| PrepareError::Assignment { index, cause };
         if assignment.next.len() > MOST_NEXT {
@@ -268,8 +273,10 @@ impl Node {
                 let path = found.ok_or(PrepareError::Missing(digest))?;
                 let no_engine = |source| PrepareError::NoEngine { index, source };
                 let runtime = self.runtime.measure(&self.loader.engine).await.map_err(no_engine)?;
-                let room = self.room(index, &path, runtime, &loads)?;
-                let loaded = self.loader.load_in_time(digest, &path, room).await;
+                let others: Vec<Arc<Loaded>> = loads.values().filter_map(Weak::upgrade).collect();
+                let room = Taken::by(runtime, &others).room_for(index, &path, self.config.memory_limit)?;
+                let wish = Wish { room, engine: engine.cloned() };
+                let loaded = self.loader.load_in_time(digest, &path, wish).await;
                 let loaded = Arc::new(loaded.map_err(|source| PrepareError::Load { index, source })?);
                 loads.insert(digest, Arc::downgrade(&loaded));
                 loaded
@@ -284,21 +291,6 @@ impl Node {
             return Err(wrong(format!("it is stage {index} of {}: only the last has no next node", manifest.count)));
         }
         Ok(loaded)
-    }
-
-    /// What the node's limit leaves for a stage's weights, if there is one. A stage that does not fit is refused before anything
-    /// of it is loaded.
-    fn room(
-        &self,
-        index: usize,
-        path: &Path,
-        runtime: u64,
-        loads: &HashMap<Digest, Weak<Loaded>>,
-    ) -> Result<Option<u64>, PrepareError> {
-        let Some(limit) = self.config.memory_limit else { return Ok(None) };
-        let artifact = Artifact::open(path).map_err(|error| PrepareError::Load { index, source: error.into() })?;
-        let loads: Vec<Arc<Loaded>> = loads.values().filter_map(Weak::upgrade).collect();
-        Taken::by(runtime, &loads).room(index, Need::of(&artifact.manifest), limit).map(Some)
     }
 
     /// Lets `generation` finish what is in it, for at most `patience`, and drops it.

@@ -129,6 +129,11 @@ fn schemas() -> Value {
     let lossy = || described(array(string()), "Lossy codecs, such as sparse+int8, that auto may use as well.");
     let state = json!({ "type": "string", "enum": ["prepared", "active", "draining", "failed"] });
     let owner = object([("name", string()), ("incarnation", described(count(), "Drawn anew at each start."))]);
+    let engines = json!({
+        "type": "object",
+        "additionalProperties": { "type": "string" },
+        "description": "By stage, the engine that its replicas run on: for a node that chooses between several.",
+    });
     let owner = with_optional(owner, [("heir_of", described(array(count()), "Incarnations of its earlier lives."))]);
     let hop = object([("relay", described(string(), "host:port")), ("stage", count())]);
     let candidate = object([
@@ -165,7 +170,7 @@ fn schemas() -> Value {
         "Engine": object([
             ("name", string()),
             ("version", string()),
-            ("chosen", described(json!({ "type": "boolean" }), "Whether this node computes with it.")),
+            ("chosen", described(json!({ "type": "boolean" }), "Whether stages run on it; of two, each on the faster one.")),
         ]),
         "Memory": object([("resident_bytes", count()), ("anonymous_bytes", count()), ("peak_bytes", count())]),
         "Node": object([
@@ -229,7 +234,7 @@ fn schemas() -> Value {
             ("digest", digest()),
             ("dispatcher", string()),
             ("incarnation", described(count(), "Of the dispatcher's life that made the generation.")),
-            ("engine", string()),
+            ("engine", described(string(), "What computes it: onnxruntime or tract.")),
             ("state", state.clone()),
             ("failure", described(nullable(string()), "Why it does not compute, where it failed.")),
             ("codec", codec()),
@@ -248,11 +253,14 @@ fn schemas() -> Value {
             ("codec", codec()),
             ("lossy", lossy()),
         ]),
-        "Prepare": object([
-            ("dispatcher", reference("Owner")),
-            ("lease_ms", described(count(), "How long the claim lasts without being renewed.")),
-            ("stages", described(array(reference("Assignment")), "This node's.")),
-        ]),
+        "Prepare": with_optional(
+            object([
+                ("dispatcher", reference("Owner")),
+                ("lease_ms", described(count(), "How long the claim lasts without being renewed.")),
+                ("stages", described(array(reference("Assignment")), "This node's.")),
+            ]),
+            [("engines", engines)],
+        ),
         "Prepared": object([("state", state), ("generation", count()), ("stages", array(reference("Stage")))]),
     })
 }

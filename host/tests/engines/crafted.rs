@@ -7,7 +7,7 @@ use crate::support::networks::{model, value};
 use defer_host::artifact::Digest;
 use defer_host::buffer::Pool;
 use defer_host::engine::{self, Choice, Options};
-use defer_host::node::{LoadError, Loader, TimeLimits};
+use defer_host::node::{LoadError, Loader, TimeLimits, Wish};
 use defer_host::sandbox::{Limits, Sandbox};
 use defer_partition::onnx::proto::{
     AttributeProto, NodeProto, OperatorSetIdProto, TensorProto, attribute_proto::AttributeType,
@@ -175,6 +175,7 @@ fn from_a_case_on() {
     let loader = Loader {
         sandbox: Sandbox::new(Limits::default()).unwrap(),
         engine: engine::open(choice, None).unwrap(),
+        rival: None,
         options: Options::new(1),
         limits: TimeLimits { load_time: Duration::from_secs(2), ..TimeLimits::default() },
         pool: Pool::new(0),
@@ -191,7 +192,7 @@ fn from_a_case_on() {
         println!("case {number} {what}");
         std::fs::write(&path, parts(node, constants).artifact()).unwrap();
         let digest = Digest::of(std::fs::File::open(&path).unwrap()).unwrap();
-        match runtime.block_on(loader.load_in_time(digest, &path, None)) {
+        match runtime.block_on(loader.load_in_time(digest, &path, Wish::default())) {
             Ok(loaded) => {
                 // Once more: the engine now writes into memory that was made for the warm-up's outputs.
                 let deadline = Some(Instant::now() + Duration::from_secs(2));

@@ -64,6 +64,7 @@ fn in_one_order() {
     let loader = Loader {
         sandbox,
         engine: Arc::clone(&engine),
+        rival: None,
         options: Options::new(1),
         limits: TimeLimits::default(),
         pool: Pool::new(0),

@@ -3,6 +3,7 @@
 
 mod bad;
 mod deploys;
+mod engines;
 mod lost;
 mod repeats;
 mod replicas;

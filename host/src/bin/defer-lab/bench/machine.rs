@@ -1,5 +1,6 @@
 //! What a benchmark ran on.
 
+use defer_host::cpu;
 use serde::Serialize;
 use std::fmt;
 use std::fs;
@@ -16,22 +17,17 @@ pub struct Machine {
 
 impl Machine {
     pub fn this() -> Self {
-        let field = |file: &str, name: &str, separator: char| {
-            let text = fs::read_to_string(file).ok()?;
-            let found = text.lines().find_map(|line| {
-                let (key, value) = line.split_once(separator)?;
-                (key.trim() == name).then(|| value.trim().trim_matches('"').to_owned())
-            });
-            found.filter(|value| !value.is_empty())
-        };
         let unknown = || "unknown".to_owned();
-        // x86 has a "model name"; ARM boards have a "Model" at the end, others nothing.
-        let cpu = field("/proc/cpuinfo", "model name", ':').or_else(|| field("/proc/cpuinfo", "Model", ':'));
+        let system = || {
+            let text = fs::read_to_string("/etc/os-release").ok()?;
+            let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+            Some(name.trim_matches('"').to_owned())
+        };
         Self {
-            cpu: cpu.unwrap_or_else(unknown),
+            cpu: cpu::model().unwrap_or_else(unknown),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             arch: std::env::consts::ARCH,
-            os: field("/etc/os-release", "PRETTY_NAME", '=').unwrap_or_else(|| std::env::consts::OS.to_owned()),
+            os: system().unwrap_or_else(|| std::env::consts::OS.to_owned()),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
                 .map_or_else(|_| unknown(), |s| s.trim().to_owned()),
         }

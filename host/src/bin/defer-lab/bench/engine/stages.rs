@@ -33,6 +33,7 @@ impl Stages {
         let loader = Loader {
             sandbox: Sandbox::new(Limits::default())?,
             engine: Arc::clone(engine),
+            rival: None,
             options: Options::new(1),
             limits: TimeLimits::default(),
             pool: pool.clone(),
