@@ -43,25 +43,11 @@ pub async fn survey(
     limits: &Limits,
     progress: &dyn Progress,
 ) -> Result<Cluster> {
-    let count = nodes.len();
-    let steps = count + count * count;
-    let mut known: Vec<(NodeInfo, String)> = Vec::with_capacity(count);
-    for node in nodes {
-        let info = node.describe().await?;
-        if let Some((other, _)) = nodes.iter().zip(&known).find(|(_, (known, _))| known.name == info.name) {
-            bail!(
-                "the nodes at {} and {} are both called \"{}\"; give each its own --name",
-                other.url,
-                node.url,
-                info.name
-            );
-        }
-        let relay = node.relay(&info)?;
-        known.push((info, relay));
-    }
+    let known = meet(nodes).await?;
+    let steps = nodes.len() + links_of(nodes.len());
     // One thing at a time: nodes may share a machine, and do share a network.
-    let mut described = Vec::with_capacity(count);
-    for (node, (info, _)) in nodes.iter().zip(&known) {
+    let mut described = Vec::with_capacity(nodes.len());
+    for (node, Known { info, .. }) in nodes.iter().zip(&known) {
         progress.step(&format!("speed of {}", info.name), steps);
         let means: Means = node.ask(&["v1", "probe", "speed"], &(), PATIENCE).await?;
         let memory_bytes = match means.memory_bytes {
@@ -81,10 +67,68 @@ pub async fn survey(
             cores: Some(means.cores),
         });
     }
-    let mut pairs = Vec::with_capacity(count * count);
-    for (a, (from, _)) in nodes.iter().zip(&known) {
-        for (to, relay) in known.iter().filter(|(to, _)| to.name != from.name) {
-            progress.step(&format!("link from {} to {}", from.name, to.name), steps);
+    let step = |what: &str| progress.step(what, steps);
+    let (link, dispatcher) = measure_links(nodes, &known, name, token, limits, &step).await?;
+    let cluster = Cluster { nodes: described, link, dispatcher };
+    cluster.check().map_err(anyhow::Error::msg).context("what was measured makes no sense")?;
+    Ok(cluster)
+}
+
+/// What the links between `nodes`, both ways, and those from here to them can do.
+pub async fn links(
+    nodes: &[NodeClient],
+    name: &str,
+    token: &Token,
+    limits: &Limits,
+    progress: &dyn Progress,
+) -> Result<(Links, Option<DispatcherLink>)> {
+    let known = meet(nodes).await?;
+    let step = |what: &str| progress.step(what, links_of(nodes.len()));
+    measure_links(nodes, &known, name, token, limits, &step).await
+}
+
+/// Links that are measured: from each of `nodes` to each other one, and from here to all of them.
+fn links_of(nodes: usize) -> usize {
+    nodes * nodes
+}
+
+/// A node that was asked who it is.
+struct Known {
+    info: NodeInfo,
+    /// Where its relay is reached.
+    relay: String,
+}
+
+async fn meet(nodes: &[NodeClient]) -> Result<Vec<Known>> {
+    let mut known: Vec<Known> = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        let info = node.describe().await?;
+        if let Some((other, _)) = nodes.iter().zip(&known).find(|(_, known)| known.info.name == info.name) {
+            bail!(
+                "the nodes at {} and {} are both called \"{}\"; give each its own --name",
+                other.url,
+                node.url,
+                info.name
+            );
+        }
+        let relay = node.relay(&info)?;
+        known.push(Known { info, relay });
+    }
+    Ok(known)
+}
+
+async fn measure_links(
+    nodes: &[NodeClient],
+    known: &[Known],
+    name: &str,
+    token: &Token,
+    limits: &Limits,
+    step: &(dyn Fn(&str) + '_),
+) -> Result<(Links, Option<DispatcherLink>)> {
+    let mut pairs = Vec::with_capacity(links_of(nodes.len()));
+    for (a, Known { info: from, .. }) in nodes.iter().zip(known) {
+        for Known { info: to, relay } in known.iter().filter(|to| to.info.name != from.name) {
+            step(&format!("link from {} to {}", from.name, to.name));
             let target = Target { relay: relay.clone() };
             let path: Path = a
                 .ask(&["v1", "probe", "link"], &target, PATIENCE)
@@ -99,8 +143,8 @@ pub async fn survey(
         }
     }
     let mut dispatcher: Option<DispatcherLink> = None;
-    for (info, relay) in &known {
-        progress.step(&format!("link to {}", info.name), steps);
+    for Known { info, relay } in known {
+        step(&format!("link to {}", info.name));
         let path = path::measure(relay, name, token, limits.clone());
         let path = path.await.with_context(|| format!("cannot send to node \"{}\" at {relay}", info.name))?;
         // One figure stands for all of them: the slowest promises nothing that is not there.
@@ -108,10 +152,7 @@ pub async fn survey(
         known.bandwidth_bps = known.bandwidth_bps.min(path.bandwidth_bps.round());
         known.latency_ms = known.latency_ms.max(rounded(path.latency_ms));
     }
-    let link = Links { pairs, ..Links::default() };
-    let cluster = Cluster { nodes: described, link, dispatcher };
-    cluster.check().map_err(anyhow::Error::msg).context("what was measured makes no sense")?;
-    Ok(cluster)
+    Ok((Links { pairs, ..Links::default() }, dispatcher))
 }
 
 /// To four digits: no measurement is better.

@@ -2,7 +2,7 @@
 
 use crate::support::chain::{Chain, Node};
 use crate::support::http::Request;
-use crate::support::networks::cut;
+use crate::support::networks::{Staged, cut};
 use crate::support::{PATIENCE, folder, poll};
 use crate::traffic::Versions;
 use defer_host::accuracy::difference;
@@ -28,14 +28,30 @@ fn alternating(name: &str, count: usize) -> Vec<Node> {
     nodes
 }
 
-#[test]
-fn the_same_stage_files_answer_as_the_uncut_network_on_alternating_architectures() {
+/// The network that chains of other architectures compute here, with its samples; `None` where it cannot be had.
+pub fn network() -> Option<&'static defer_models::Entry> {
     let entry = defer_models::find("ocr-cls").expect("it is in the catalogue");
     if let Err(error) = entry.fetch(&mut |line| println!("{line}")) {
         assert!(std::env::var_os("CI").is_none(), "the network cannot be had: {error}");
         println!("SKIPPED: the network cannot be had: {error}");
-        return;
+        return None;
     }
+    Some(entry)
+}
+
+/// Has the chain answer the samples.
+pub fn answers_as_uncut(chain: &Chain, staged: &Staged, entry: &defer_models::Entry) {
+    for (label, inputs) in entry.sample_inputs().unwrap() {
+        let (got, want) = (chain.infer_in_time(&inputs), staged.whole(&inputs));
+        let off = difference(&want, &got).unwrap();
+        println!("{label}: {off:.1e}");
+        assert!(off <= BOUND, "{label}: {off:.1e}");
+    }
+}
+
+#[test]
+fn the_same_stage_files_answer_as_the_uncut_network_on_alternating_architectures() {
+    let Some(entry) = network() else { return };
     let staged = cut("ocr-cls", &folder("mixed-ocr-cls"), 4, &[]).unwrap();
     let chain = Chain::over(alternating("chain", 4), &staged, &[]);
     for (node, stage) in chain.nodes.iter().zip(&staged.pipeline.stages) {
@@ -43,13 +59,7 @@ fn the_same_stage_files_answer_as_the_uncut_network_on_alternating_architectures
         assert_eq!((&slot["digest"], &slot["index"]), (&json!(stage.digest), &json!(stage.index)));
         println!("{} {} on {}", stage.file, stage.digest, node.get("/v1/node").json()["arch"]);
     }
-    let samples = entry.sample_inputs().unwrap();
-    for (label, inputs) in samples {
-        let (got, want) = (chain.infer_in_time(&inputs), staged.whole(&inputs));
-        let off = difference(&want, &got).unwrap();
-        println!("{label}: {off:.1e}");
-        assert!(off <= BOUND, "{label}: {off:.1e}");
-    }
+    answers_as_uncut(&chain, &staged, entry);
 }
 
 /// Nodes of the active generation, stage by stage.

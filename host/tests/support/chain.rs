@@ -42,6 +42,11 @@ impl Node {
         Self::start_as(emulated::aarch64(), folder, name, &["--ort-lib", library], &[])
     }
 
+    /// A node on the oldest processor of this architecture, x86-64, that the program is for.
+    pub fn start_oldest(folder: &Path, name: &str, extra: &[&str]) -> Self {
+        Self::start_as(emulated::oldest_x86(), folder, name, extra, &[])
+    }
+
     fn start_as(program: &Path, folder: &Path, name: &str, extra: &[&str], envs: &[(&str, &str)]) -> Self {
         let state_dir = folder.join(name);
         let extra: Vec<String> = extra.iter().map(|&arg| arg.to_owned()).collect();

@@ -1,7 +1,9 @@
 //! `defer-host` of another architecture, in emulation; built when a test first asks for it.
 
-use super::{BINARY, outer_build};
+use super::{BINARY, folder, outer_build};
 use defer_host::engine::onnxruntime::VERSION;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -22,4 +24,20 @@ pub fn aarch64() -> &'static Path {
 pub fn aarch64_library() -> PathBuf {
     let cache = defer_models::Cache::from_env().expect("a cache directory");
     cache.root().join("onnxruntime/aarch64").join(VERSION).join("libonnxruntime.so")
+}
+
+/// What runs a program of this machine's architecture, x86-64, on the oldest processor that `defer-host` is for: one of 2008,
+/// x86-64-v2, without AVX.
+pub const OLDEST_X86: [&str; 3] = ["qemu-x86_64-static", "-cpu", "Nehalem"];
+
+/// A program that runs this machine's `defer-host` there.
+pub fn oldest_x86() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let path = folder("oldest-x86").join("defer-host");
+        let script = format!("#!/bin/sh\nexec {} '{BINARY}' \"$@\"\n", OLDEST_X86.join(" "));
+        fs::write(&path, script).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it can be made a program");
+        path
+    })
 }

@@ -116,7 +116,7 @@ impl Bench<'_> {
         if self.moves(codec) {
             let file = self.folder.path().join(format!("{engine}-{nodes}-{mbit}.toml"));
             self.cluster(nodes, mbit).write(&file)?;
-            flags.extend(["--cluster".into(), file.into()]);
+            flags.extend(["--cluster".into(), file.into(), "--replicas".into(), "off".into()]);
             match codec {
                 Codecs::Fixed(codec) => flags.extend(["--codec".into(), codec.to_string().into()]),
                 // Each hop as planned.

@@ -7,6 +7,7 @@ mod bed;
 mod chains;
 mod group;
 mod measure;
+mod pace;
 mod peers;
 mod plot;
 pub mod predict;

@@ -1,13 +1,20 @@
 //! `defer-lab bench predict`: what a plan promises against what its chain then does, on machines and links that are all
 //! different.
 //!
-//! It is the bed of `bench chain`, with shares of a CPU and rates of links drawn from a seed. Speeds are those that
-//! `cluster probe` would find if it asked all nodes at once, since they share the processor while they serve.
+//! It is the bed of `bench chain`, with shares of a CPU and rates of links drawn from a seed. Links are probed as
+//! `cluster probe` does; speeds are those that it would find if it asked all nodes at once, since they share the processor
+//! while they serve.
+//!
+//! Other machines share it, too: between a profile and a run its pace changes by more than a plan may be off. So the pace is
+//! sampled all the while, and what was measured at different times is set in relation to it.
+
+mod rows;
 
 use super::bed::{Bed, Host};
 use super::chains::{Chain, UP, dispatch, listening, serve};
 use super::group::Share;
 use super::measure::Client;
+use super::pace::Pace;
 use super::{BED, Engine, supervise};
 use crate::bench::report;
 use crate::cluster::NODE_PORTS;
@@ -15,27 +22,32 @@ use crate::folder::Folder;
 use crate::stages;
 use crate::step::Step;
 use crate::subject::{self, Subject};
-use crate::table::{Side, table};
 use crate::{cluster, usage};
 use anyhow::{Context as _, Result};
 use clap::Args;
+use defer_host::buffer::Pool;
 use defer_host::dispatcher::nodes::NodeClient;
-use defer_host::engine::{self, Options};
-use defer_host::probe::speed;
-use defer_host::probe::survey::Means;
-use defer_host::relay::Token;
-use defer_partition::cluster::{Cluster, ClusterNode, DispatcherLink, Links, Pair};
+use defer_host::engine;
+use defer_host::port;
+use defer_host::probe::survey::{self, Means};
+use defer_host::relay::{Limits, Token};
+use defer_partition::cluster::{Cluster, ClusterNode};
 use defer_partition::testing::Random;
 use futures_util::future::try_join_all;
-use serde::Serialize;
+use indicatif::ProgressBar;
+use rows::{Placed, Row, at_pace, table_of};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A share of a CPU is this times the mean, at least and at most.
 const SHARES: (f64, f64) = (0.6, 1.4);
-/// What a frame takes over a link of the bed, to which a switch and two pairs of queues belong.
-const LATENCY_MS: f64 = 0.1;
+/// How often all nodes are probed: the mean counts.
+const PROBES: usize = 3;
+/// A profile's times are those than which so many are shorter.
+const PROFILED: f64 = 0.25;
+/// Largest tensor that a probe of links sends.
+const PROBE_TENSOR: usize = 1 << 20;
 /// Nodes hold no memory back here.
 const MEMORY: u64 = 1 << 36;
 /// A node with a tenth of a CPU takes its time to compute the standard network.
@@ -68,42 +80,15 @@ pub struct PredictArgs {
     /// Inference engine
     #[arg(long, default_value = "onnxruntime", value_name = "E")]
     engine: Engine,
+    /// Plans stages on several nodes, too; with that, most networks become whole copies
+    #[arg(long)]
+    replicas: bool,
     /// Counted time of each measurement, in seconds
     #[arg(long, default_value_t = 10.0, value_name = "S")]
     seconds: f64,
     /// One JSON document on stdout, all else on stderr
     #[arg(long)]
     json: bool,
-}
-
-/// One network on one cluster.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    pub model: String,
-    pub engine: &'static str,
-    pub nodes: u8,
-    /// Stages of the plan, each on one node.
-    pub stages: usize,
-    pub predicted_rps: f64,
-    pub throughput_rps: f64,
-    /// Measured over predicted.
-    pub ratio: f64,
-    pub predicted_latency_ms: f64,
-    pub p50_ms: f64,
-    /// Of the nodes, by name: what each has of a CPU, its speed as probed, and the rate of its link.
-    pub cpu: Vec<f64>,
-    pub speed: Vec<f64>,
-    pub link_mbit: Vec<u32>,
-    /// Where the stages are, and what they cost their nodes as planned and as measured, in ms of CPU time.
-    pub placed: Vec<Placed>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct Placed {
-    pub node: String,
-    pub codec: Option<String>,
-    pub planned_cpu_ms: f64,
-    pub cpu_ms: f64,
 }
 
 /// Runs the benchmark: outside the bed as its supervisor, inside as itself.
@@ -147,6 +132,17 @@ struct Bench<'a> {
     rows: Vec<Row>,
 }
 
+/// Shows how a probe of links goes on.
+struct Probed(ProgressBar);
+
+impl survey::Progress for Probed {
+    fn step(&self, what: &str, of: usize) {
+        self.0.set_length(of as u64);
+        self.0.set_message(what.to_owned());
+        self.0.inc(1);
+    }
+}
+
 /// Machines that were drawn.
 struct Drawn {
     cpu: Vec<f64>,
@@ -156,21 +152,24 @@ struct Drawn {
 impl Bench<'_> {
     async fn measure_all(&mut self) -> Result<()> {
         let engine = engine::open(self.args.engine.name().parse().map_err(usage)?, None)?;
-        // This machine by itself, which is also what the profile is made on.
-        let reference = tokio::task::spawn_blocking(move || speed::measure(engine.as_ref(), Options::new(1))).await??;
+        let pace = Pace::start(engine.as_ref())?;
         for &nodes in &self.args.nodes {
             let drawn = self.draw(nodes);
-            let (chain, found) = self.start(nodes, &drawn, reference).await?;
+            let (chain, found) = self.start(nodes, &drawn, &pace).await?;
             let file = self.folder.path().join(format!("cluster-{nodes}.toml"));
             found.write(&file)?;
             for model in &self.args.model {
                 let subject = subject::find(model.clone(), Vec::new()).await?;
-                let row = self.predict(&subject, nodes, &drawn, &chain, &found, &file).await;
+                let row = self.predict(&subject, nodes, &drawn, &chain, &found, &file, &pace).await;
                 self.rows.push(row.with_context(|| format!("{model} on {nodes} nodes"))?);
             }
             chain.stop().await?;
         }
         Ok(())
+    }
+
+    fn replicas(&self) -> &'static str {
+        if self.args.replicas { "auto" } else { "off" }
     }
 
     fn draw(&self, nodes: u8) -> Drawn {
@@ -186,7 +185,7 @@ impl Bench<'_> {
     }
 
     /// Starts the nodes, and describes them as a cluster file would.
-    async fn start(&mut self, nodes: u8, drawn: &Drawn, reference: f64) -> Result<(Chain, Cluster)> {
+    async fn start(&mut self, nodes: u8, drawn: &Drawn, pace: &Pace) -> Result<(Chain, Cluster)> {
         let mut running = Vec::new();
         for (index, (&cpu, &mbit)) in drawn.cpu.iter().zip(&drawn.link_mbit).enumerate() {
             let name = format!("node-{nodes}-{index}");
@@ -205,15 +204,23 @@ impl Bench<'_> {
         let clients =
             urls.iter().map(|url| NodeClient::new(url.parse()?, Token::default())).collect::<Result<Vec<_>>>()?;
         let probe = |client| NodeClient::ask::<Means>(client, &["v1", "probe", "speed"], &(), PATIENCE);
-        let means = try_join_all(clients.iter().map(probe)).await?;
-        let node = |(index, means): (usize, &Means)| ClusterNode {
+        let from = Instant::now();
+        let mut runs_per_s = vec![0.0; urls.len()];
+        for _ in 0..PROBES {
+            for (total, means) in runs_per_s.iter_mut().zip(try_join_all(clients.iter().map(probe)).await?) {
+                *total += means.runs_per_s / PROBES as f64;
+            }
+        }
+        let ms = pace.mean(from)?;
+        let node = |(index, runs_per_s): (usize, &f64)| ClusterNode {
             name: format!("node-{nodes}-{index}"),
             url: Some(urls[index].clone()),
-            speed: means.runs_per_s / reference,
+            // Of a processor that is theirs alone, at the pace of the same moments.
+            speed: runs_per_s * ms / 1e3,
             memory_bytes: MEMORY,
             cores: Some(1),
         };
-        let described: Vec<ClusterNode> = means.iter().enumerate().map(node).collect();
+        let described: Vec<ClusterNode> = runs_per_s.iter().enumerate().map(node).collect();
         step.done(&format!(
             "{nodes} nodes: {}",
             described
@@ -224,22 +231,12 @@ impl Bench<'_> {
                 .collect::<Vec<_>>()
                 .join("; ")
         ));
-        let pair = |a: usize, b: usize| Pair {
-            a: described[a].name.clone(),
-            b: described[b].name.clone(),
-            // A switch joins them: the slower end is the link.
-            bandwidth_bps: Some(f64::from(drawn.link_mbit[a].min(drawn.link_mbit[b])) * 1e6),
-            latency_ms: Some(LATENCY_MS),
-        };
-        let count = described.len();
-        let pairs = (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b))).map(|(a, b)| pair(a, b)).collect();
-        let slowest = drawn.link_mbit.iter().copied().min().unwrap_or(1);
-        let cluster = Cluster {
-            link: Links { pairs, ..Links::default() },
-            // The dispatcher's own is not held back: what it reaches nodes by is theirs, and one figure stands for all.
-            dispatcher: Some(DispatcherLink { bandwidth_bps: f64::from(slowest) * 1e6, latency_ms: LATENCY_MS }),
-            nodes: described,
-        };
+        let step = Step::bar("probing links", 1);
+        let limits = Limits { max_tensor: PROBE_TENSOR, max_parts: 0, pool: Pool::new(0), stall: port::STALL };
+        let probed = Probed(step.handle());
+        let (link, dispatcher) = survey::links(&clients, "bench", &Token::default(), &limits, &probed).await?;
+        step.done(&format!("{} links probed", link.pairs.len()));
+        let cluster = Cluster { link, dispatcher, nodes: described };
         Ok((Chain { nodes: running, urls }, cluster))
     }
 
@@ -251,56 +248,64 @@ impl Bench<'_> {
         chain: &Chain,
         found: &Cluster,
         file: &Path,
+        pace: &Pace,
     ) -> Result<Row> {
         let engine = self.args.engine.name();
         let folder = self.folder.path().join(format!("{}-{nodes}", subject.name));
-        let flags: Vec<OsString> = vec!["--cluster".into(), file.into()];
+        let flags: Vec<OsString> = vec!["--cluster".into(), file.into(), "--replicas".into(), self.replicas().into()];
+        let from = Instant::now();
         let pipeline = stages::run(&self.binary, subject, engine, &flags, &folder).await?;
+        let profiled_ms = pace.quantile(from, PROFILED)?;
         let door =
             self.bed.host(&format!("door-{}-{nodes}", subject.name), None, Share { cpu: None, memory_mb: None })?;
         let to: Vec<OsString> = vec!["--cluster".into(), file.into()];
         let mut dispatcher = dispatch(&door, &self.binary, &folder, &to).await?;
         let stages = pipeline.stages.len();
+        let used = pipeline.stages.iter().flat_map(|stage| &stage.nodes).map(Vec::len).sum::<usize>();
         let client = Client {
             url: dispatcher.address("inference").to_owned(),
             model: subject.name.clone(),
-            in_flight: u16::try_from(stages).unwrap_or(u16::MAX).saturating_mul(2).max(2),
+            in_flight: u16::try_from(used).unwrap_or(u16::MAX).saturating_mul(2).max(2),
             inputs: subject.inputs(),
         };
         let step = Step::spinner(&format!("{} on {nodes} nodes", subject.name));
-        let host_of = |name: &str| {
-            let at =
-                found.nodes.iter().position(|node| node.name == name).context("a plan names nodes of its cluster")?;
-            anyhow::Ok((&chain.nodes[at].1, found.nodes[at].speed))
-        };
         let rate = client.warm_up().await?;
         let cpu = |host: &Host| host.group.cpu_time();
         let before = chain.nodes.iter().map(|(_, host)| cpu(host)).collect::<Result<Vec<_>>>()?;
+        let from = Instant::now();
         let steady = client.measure(rate, self.args.seconds).await?;
         let after = chain.nodes.iter().map(|(_, host)| cpu(host)).collect::<Result<Vec<_>>>()?;
         let mut placed = Vec::with_capacity(stages);
         for stage in &pipeline.stages {
-            let node = stage.nodes.iter().flatten().next().context("the plan has placed no stage")?;
-            host_of(node)?;
-            let at = found.nodes.iter().position(|other| other.name == *node).unwrap_or_default();
-            let used = after[at].saturating_sub(before[at]).as_secs_f64() * 1e3 / steady.requests as f64;
+            let nodes = stage.nodes.clone().context("the plan has placed no stage")?;
+            let mut used = Duration::ZERO;
+            for node in &nodes {
+                let at = found.nodes.iter().position(|other| other.name == *node);
+                let at = at.context("the plan names a node that is none of its cluster's")?;
+                used += after[at].saturating_sub(before[at]);
+            }
             placed.push(Placed {
-                node: node.clone(),
+                nodes,
                 codec: stage.codec.map(|codec| codec.to_string()),
                 planned_cpu_ms: stage.predicted_ms + stage.decode_ms.unwrap_or(0.0) + stage.encode_ms.unwrap_or(0.0),
-                cpu_ms: used,
+                cpu_ms: used.as_secs_f64() * 1e3 / steady.requests as f64,
             });
         }
         tokio::task::spawn_blocking(move || dispatcher.terminate()).await?;
-        let predicted_rps = pipeline.plan.throughput_rps.context("the plan promises no throughput")?;
+        let planned_rps = pipeline.plan.throughput_rps.context("the plan promises no throughput")?;
+        let pace = pace.mean(from)? / profiled_ms;
+        let predicted_rps = at_pace(planned_rps, &placed, found, pace);
         let row = Row {
             model: subject.name.clone(),
             engine,
             nodes,
             stages,
+            used,
+            planned_rps,
             predicted_rps,
             throughput_rps: steady.throughput_rps,
             ratio: steady.throughput_rps / predicted_rps,
+            pace,
             predicted_latency_ms: pipeline.plan.latency_ms.unwrap_or_default(),
             p50_ms: steady.p50_ms,
             cpu: drawn.cpu.clone(),
@@ -314,41 +319,4 @@ impl Bench<'_> {
         ));
         Ok(row)
     }
-}
-
-/// The rows, and how far predictions are off.
-fn table_of(rows: &[Row]) -> String {
-    let right = |title| (title, Side::Right);
-    let left = |title| (title, Side::Left);
-    let columns = [
-        left("model"),
-        right("nodes"),
-        right("stages"),
-        right("predicted/s"),
-        right("measured/s"),
-        right("ratio"),
-        left("CPU ms per stage, planned / measured, and codec"),
-    ];
-    let stage = |stage: &Placed| {
-        let codec = stage.codec.as_ref().map_or_else(String::new, |codec| format!(" {codec}"));
-        format!("{:.1}/{:.1}{codec}", stage.planned_cpu_ms, stage.cpu_ms)
-    };
-    let cells: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            [
-                row.model.clone(),
-                row.nodes.to_string(),
-                row.stages.to_string(),
-                format!("{:.2}", row.predicted_rps),
-                format!("{:.2}", row.throughput_rps),
-                format!("{:.3}", row.ratio),
-                row.placed.iter().map(stage).collect::<Vec<_>>().join(", "),
-            ]
-        })
-        .collect();
-    let mut off: Vec<f64> = rows.iter().map(|row| (row.ratio - 1.0).abs() * 100.0).collect();
-    off.sort_unstable_by(f64::total_cmp);
-    let median = off.get(off.len() / 2).copied().unwrap_or_default();
-    format!("{}\nmedian distance from the prediction: {median:.1} %\n", table(columns, &cells))
 }
