@@ -12,7 +12,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -38,21 +38,35 @@ pub struct Chain {
 struct Links {
     feed: Vec<AtomicBool>,
     collect: Vec<AtomicBool>,
-    /// One broke.
-    broken: Notify,
+    broken: mpsc::UnboundedSender<Broken>,
+}
+
+/// Where frames may have been lost.
+#[derive(Clone, Copy, Debug)]
+enum Broken {
+    /// What went in over the link of this number.
+    Feed(usize),
+    /// Any that are in the chain.
+    Beyond,
 }
 
 impl Links {
-    fn new(feed: usize, collect: usize) -> Self {
+    fn new(feed: usize, collect: usize) -> (Self, mpsc::UnboundedReceiver<Broken>) {
         let down = |links| (0..links).map(|_| AtomicBool::new(false)).collect();
-        Self { feed: down(feed), collect: down(collect), broken: Notify::new() }
+        let (broken, news) = mpsc::unbounded_channel();
+        (Self { feed: down(feed), collect: down(collect), broken }, news)
     }
 
-    fn turn(&self, link: &AtomicBool, is_up: bool) {
+    fn turn(&self, link: &AtomicBool, is_up: bool, what: Broken) {
         link.store(is_up, Ordering::Relaxed);
         if !is_up {
-            self.broken.notify_one();
+            self.tell(what);
         }
+    }
+
+    fn tell(&self, what: Broken) {
+        // A chain that is being closed needs nothing again.
+        let _ = self.broken.send(what);
     }
 }
 
@@ -87,7 +101,8 @@ impl Chain {
         };
         let first: Arc<[End]> = ends(Role::Feed, 0, 0).into();
         let last = ends(Role::Collect, deployment.pipeline.stages.len() - 1, outputs.len());
-        let links = Arc::new(Links::new(first.len(), last.len()));
+        let (links, broken) = Links::new(first.len(), last.len());
+        let links = Arc::new(links);
         let ingress = Arc::new(Ingress::new(deployment.codec_in));
         // A replay goes through the same queue as new requests, so that order is kept.
         let (frames, to_send) = mpsc::channel(1);
@@ -106,7 +121,7 @@ impl Chain {
             Order::Free => SHORT_TICK,
         };
         let (ledger, generation, again) = (Arc::clone(ledger), deployment.generation, frames.clone());
-        tasks.push(tokio::spawn(replay(ledger, generation, again, Arc::clone(&links), tick)));
+        tasks.push(tokio::spawn(replay(ledger, generation, again, broken, tick)));
         let tasks = Mutex::new(tasks.into_iter().map(AbortOnDropHandle::new).collect());
         Ok(Self { frames, ingress, links, first, tasks })
     }
@@ -119,7 +134,7 @@ impl Chain {
 
     /// Sends again what is in the chain, since a node in it was lost.
     pub fn replay(&self) {
-        self.links.broken.notify_one();
+        self.links.tell(Broken::Beyond);
     }
 
     /// Gives up what is being written to the relay at `relay`, which may stand still: it goes to another node.
@@ -167,13 +182,13 @@ struct Feeder {
 }
 
 impl Watcher for Feeder {
-    fn sent(&self, frame: &Outgoing, took: Duration) {
+    fn sent(&self, link: usize, frame: &Outgoing, took: Duration) {
         self.ingress.sent(frame.bytes(), took);
-        self.ledger.sent(&frame.tag);
+        self.ledger.sent(&frame.tag, link);
     }
 
     fn turned(&self, link: usize, is_up: bool) {
-        self.links.turn(&self.links.feed[link], is_up);
+        self.links.turn(&self.links.feed[link], is_up, Broken::Feed(link));
     }
 
     fn failed(&self, end: &End, error: &LinkError, pause: &Pause) {
@@ -190,10 +205,10 @@ async fn collect_all(link: usize, end: End, results: mpsc::UnboundedSender<Incom
         let error = match end.connect().await {
             Ok((connection, _)) => {
                 pause.reset();
-                links.turn(&links.collect[link], true);
+                links.turn(&links.collect[link], true, Broken::Beyond);
                 let mut deliver = |incoming| results.send(incoming).map_err(|_| "the dispatcher stops".to_owned());
                 let result = receive(connection, &origin, WINDOW, &CancellationToken::new(), &mut deliver).await;
-                links.turn(&links.collect[link], false);
+                links.turn(&links.collect[link], false, Broken::Beyond);
                 result.err().unwrap_or(LinkError::Closed)
             }
             Err(error) => error,
@@ -210,12 +225,15 @@ async fn replay(
     ledger: Arc<Ledger>,
     generation: u64,
     frames: mpsc::Sender<Outgoing>,
-    links: Arc<Links>,
+    mut broken: mpsc::UnboundedReceiver<Broken>,
     tick: Duration,
 ) {
     loop {
         let again = tokio::select! {
-            () = links.broken.notified() => ledger.replay_sent(generation),
+            Some(what) = broken.recv() => match what {
+                Broken::Feed(link) => ledger.replay_sent_over(generation, link),
+                Broken::Beyond => ledger.replay_sent(generation),
+            },
             () = tokio::time::sleep(tick) => ledger.replay_lost(generation),
         };
         if !again.is_empty() {

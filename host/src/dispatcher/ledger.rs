@@ -7,9 +7,12 @@
 //! Each generation has a *lane* here while its chain is open. A request belongs to one lane at a time; where its
 //! generation goes before it is answered, it starts again from its input in another one.
 
+mod state;
+
 use crate::engine::Named;
 use crate::relay::frame::{Failure, FailureKind, Part, PipelineId, Tag};
 use crate::relay::traffic::{Outgoing, Parts};
+use state::{Lane, Pending, Place, State};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -58,70 +61,6 @@ pub struct Ledger {
     incarnation: u64,
     patience: Duration,
     state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    next_seq: u64,
-    pending: BTreeMap<u64, Pending>,
-    lanes: BTreeMap<u64, Lane>,
-}
-
-/// What goes on in the chain of one generation.
-#[derive(Debug)]
-struct Lane {
-    /// Whether requests may enter.
-    open: bool,
-    order: Order,
-    /// Frames that went onto the first link so far.
-    sent: u64,
-    /// When a frame last went into an empty chain, or an answer came out of it.
-    progress: Instant,
-    /// Replays since the last answer.
-    fruitless: u32,
-    /// Slowest answer lately; it decays, so that one slow moment does not make the ledger patient for ever.
-    slowest: Duration,
-}
-
-impl Lane {
-    fn new(order: Order) -> Self {
-        Self { open: false, order, sent: 0, progress: Instant::now(), fruitless: 0, slowest: Duration::ZERO }
-    }
-}
-
-#[derive(Debug)]
-struct Pending {
-    generation: u64,
-    parts: Arc<[Part]>,
-    attempt: u32,
-    trace: u128,
-    deadline: Instant,
-    place: Place,
-    /// When its first attempt went into a chain.
-    first_sent: Option<Instant>,
-    /// When its first attempt went into the chain of its generation.
-    sent_here: Option<Instant>,
-    /// When an answer to it came out of the chain.
-    arrived: Option<Instant>,
-    reply: oneshot::Sender<Reply>,
-}
-
-impl Pending {
-    /// Whether its frame is in the chain of `generation`.
-    fn is_inside(&self, generation: u64) -> bool {
-        self.generation == generation && matches!(self.place, Place::Sent { .. })
-    }
-}
-
-/// Where the frame of a pending request is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Before the first link.
-    Queued,
-    /// In the chain since `at`, as the `order`-th frame that went in.
-    Sent { order: u64, at: Instant, overtaken: bool },
-    /// A later one came out, and frames do not overtake each other.
-    Lost,
 }
 
 /// A request's place in the ledger; dropping it strikes the request out.
@@ -225,8 +164,8 @@ impl Ledger {
         Outgoing { tag, deadline: Some(*deadline), content: Ok(Parts::Kept(Arc::clone(parts))) }
     }
 
-    /// Notes that a frame went onto the first link.
-    pub fn sent(&self, tag: &Tag) {
+    /// Notes that a frame went into its chain over link number `link` of those to the nodes of the first stage.
+    pub fn sent(&self, tag: &Tag, link: usize) {
         let mut state = self.lock();
         let State { pending, lanes, .. } = &mut *state;
         let Some(lane) = lanes.get_mut(&tag.generation) else { return };
@@ -238,7 +177,7 @@ impl Ledger {
         let same = |pending: &&mut Pending| pending.attempt == tag.attempt && pending.generation == tag.generation;
         if let Some(pending) = pending.get_mut(&tag.seq).filter(same) {
             let at = Instant::now();
-            pending.place = Place::Sent { order, at, overtaken: false };
+            pending.place = Place::Sent { order, at, overtaken: false, link };
             pending.sent_here.get_or_insert(at);
             pending.first_sent.get_or_insert(at);
         }
@@ -306,6 +245,14 @@ impl Ledger {
     /// Frames of `generation` to send again since a link broke: all that were in the chain.
     pub fn replay_sent(&self, generation: u64) -> Vec<Outgoing> {
         self.replay(generation, |pending| pending.place != Place::Queued)
+    }
+
+    /// Of these, those that went in over link number `link`: since it broke, what its node had is lost. Nothing else is.
+    pub fn replay_sent_over(&self, generation: u64, link: usize) -> Vec<Outgoing> {
+        self.replay(generation, |pending| match pending.place {
+            Place::Sent { link: over, .. } => over == link,
+            place => place == Place::Lost,
+        })
     }
 
     /// Frames of `generation` to send again since they were lost: those that were overtaken, or, where frames may overtake each

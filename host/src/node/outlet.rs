@@ -70,13 +70,13 @@ impl Outlet {
 
     /// Sends until the connection breaks, or nothing comes any more: `true`.
     async fn send(&self, connection: Connection, frames: &mut Queue) -> bool {
-        let sent = |frame: &Outgoing, took| self.sent(frame, took);
+        let sent = |frame: &Outgoing, took| self.sent(0, frame, took);
         send(connection, 0, &self.identity.origin(), frames, &self.limits.pool, &sent).await.is_ok()
     }
 }
 
 impl Watcher for Outlet {
-    fn sent(&self, frame: &Outgoing, took: Duration) {
+    fn sent(&self, _link: usize, frame: &Outgoing, took: Duration) {
         let bytes = frame.bytes();
         self.counters.sent.add(1);
         self.counters.bytes_out.add(bytes);

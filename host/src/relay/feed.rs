@@ -62,8 +62,8 @@ impl Pause {
 
 /// Told of what becomes of links.
 pub trait Watcher: Sync {
-    /// A frame was written, which took so long.
-    fn sent(&self, frame: &Outgoing, took: Duration);
+    /// A frame was written to link number `link`, which took so long.
+    fn sent(&self, link: usize, frame: &Outgoing, took: Duration);
     /// Link number `link` is up now, or no more.
     fn turned(&self, link: usize, is_up: bool);
     /// There is no link to `end`, which is tried again after `pause`.
@@ -88,7 +88,7 @@ async fn keep_sending(link: usize, end: &End, mut frames: impl Supply, origin: &
             Ok((connection, credit)) => {
                 pause.reset();
                 watcher.turned(link, true);
-                let sent = |frame: &Outgoing, took| watcher.sent(frame, took);
+                let sent = |frame: &Outgoing, took| watcher.sent(link, frame, took);
                 let result = tokio::select! {
                     result = send(connection, credit, origin, &mut frames, &end.limits.pool, &sent) => result,
                     () = end.cut.notified() => Err(LinkError::Closed),

@@ -24,7 +24,7 @@ impl World {
     pub(super) fn feed(&mut self) {
         let at = self.below(self.life.generations.len().max(1));
         let Some(frame) = self.life.generations.get_mut(at).and_then(|one| one.feed.pop_front()) else { return };
-        self.life.ledger.sent(&frame.tag);
+        self.life.ledger.sent(&frame.tag, 0);
         self.net.push(Frame { tag: frame.tag, made: Vec::new() });
     }
 

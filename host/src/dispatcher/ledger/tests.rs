@@ -44,10 +44,10 @@ fn an_answer_tells_when_its_request_first_went_in_and_came_out() {
     let ledger = ledger(Duration::from_secs(5));
     let entered = Instant::now();
     let (first, _entry, mut answer) = enter(&ledger);
-    ledger.sent(&first);
+    ledger.sent(&first, 0);
     let sent = Instant::now();
     let again = ledger.replay_sent(GENERATION).remove(0).tag;
-    ledger.sent(&again);
+    ledger.sent(&again, 0);
     assert!(ledger.arrived(&again));
     assert!(ledger.answer(&again, Ok(Vec::new())));
     let Reply { sent: first_sent, arrived, .. } = answer.try_recv().unwrap();
@@ -59,7 +59,7 @@ fn whichever_attempt_answers_first_counts_and_no_other() {
     for answering in [0, 1] {
         let ledger = ledger(Duration::from_secs(5));
         let (first, _entry, mut answer) = enter(&ledger);
-        ledger.sent(&first);
+        ledger.sent(&first, 0);
         let again = ledger.replay_sent(GENERATION);
         assert_eq!(again.len(), 1);
         assert_eq!((again[0].tag.seq, again[0].tag.attempt), (first.seq, 1));
@@ -73,12 +73,12 @@ fn whichever_attempt_answers_first_counts_and_no_other() {
 fn a_silent_chain_is_asked_again_ever_more_patiently() {
     let ledger = ledger(Duration::from_millis(20));
     let (tag, _entry, _answer) = enter(&ledger);
-    ledger.sent(&tag);
+    ledger.sent(&tag, 0);
     let mut attempts = Vec::new();
     let start = Instant::now();
     while attempts.len() < 4 {
         for frame in ledger.replay_lost(GENERATION) {
-            ledger.sent(&frame.tag);
+            ledger.sent(&frame.tag, 0);
             attempts.push(start.elapsed());
         }
     }
@@ -99,7 +99,7 @@ fn an_overtaken_request_is_sent_again_and_one_that_waits_is_not() {
         (tag, answer)
     });
     for tag in [&lost, &answered, &in_chain] {
-        ledger.sent(tag);
+        ledger.sent(tag, 0);
     }
     assert!(ledger.replay_lost(GENERATION).is_empty());
     assert!(ledger.answer(&answered, Ok(Vec::new())));
@@ -117,7 +117,7 @@ fn where_frames_may_overtake_each_other_one_is_sent_again_when_it_is_late() {
     let (answered, _e2, _a2) = enter(&ledger);
     let (last, _e3, _a3) = enter(&ledger);
     let start = Instant::now();
-    [&slow, &answered, &last].into_iter().for_each(|tag| ledger.sent(tag));
+    [&slow, &answered, &last].into_iter().for_each(|tag| ledger.sent(tag, 0));
     assert!(ledger.answer(&answered, Ok(Vec::new())));
     let next = || loop {
         if let Some(frame) = ledger.replay_lost(GENERATION).first() {
@@ -166,7 +166,7 @@ fn a_request_whose_generation_goes_starts_again_in_another_and_only_that_one_ans
     let ledger = ledger(Duration::from_secs(5));
     let (sent, _e1, mut answer) = enter(&ledger);
     let (queued, _e2, _a2) = enter(&ledger);
-    ledger.sent(&sent);
+    ledger.sent(&sent, 0);
     ledger.turn(4, Order::Kept);
     let again: Vec<Tag> =
         ledger.restart(GENERATION, 4, |parts| Ok(Arc::clone(parts))).iter().map(|frame| frame.tag).collect();
@@ -174,7 +174,7 @@ fn a_request_whose_generation_goes_starts_again_in_another_and_only_that_one_ans
     assert_eq!(tags, [(sent.seq, 4, 1), (queued.seq, 4, 1)]);
     ledger.close(GENERATION);
     // What the old chain still says, or still sends, is an echo.
-    ledger.sent(&queued);
+    ledger.sent(&queued, 0);
     assert!(!ledger.answer(&sent, Ok(Vec::new())));
     assert!(ledger.answer(&again[0], Ok(Vec::new())));
     assert!(answer.try_recv().is_ok_and(|reply| reply.answer.is_ok()));
@@ -182,4 +182,17 @@ fn a_request_whose_generation_goes_starts_again_in_another_and_only_that_one_ans
     assert!(ledger.restart(4, 5, |_| Err("it needs another input".to_owned())).is_empty());
     assert!(failed.try_recv().is_ok_and(|reply| reply.answer.is_err()));
     assert!(!ledger.expects(&moved));
+}
+
+#[test]
+fn a_broken_link_loses_what_went_over_it_and_nothing_else() {
+    let ledger = ledger(Duration::from_secs(5));
+    let [(one, ..), (two, ..), (queued, ..)] = &[enter(&ledger), enter(&ledger), enter(&ledger)];
+    ledger.sent(one, 0);
+    ledger.sent(two, 1);
+    let seqs =
+        |frames: Vec<Outgoing>| frames.iter().map(|frame| (frame.tag.seq, frame.tag.attempt)).collect::<Vec<_>>();
+    assert_eq!(seqs(ledger.replay_sent_over(GENERATION, 1)), [(two.seq, 1)]);
+    assert_eq!(seqs(ledger.replay_sent_over(GENERATION, 1)), [], "it is not in the chain any more");
+    assert_eq!(seqs(ledger.replay_sent(GENERATION)), [(one.seq, 1)], "and {queued:?} was never in it");
 }

@@ -9,6 +9,7 @@
 //! A node's link is shaped by a token bucket at both of its ends, so its rate holds for each direction by itself, as with
 //! a switched network of that speed. All of it lies in namespaces of its own: nothing of the machine's network is touched.
 
+use super::awake::Awake;
 use super::group::{self, Group};
 use crate::cluster::Process;
 use anyhow::{Context as _, Result, bail};
@@ -89,6 +90,7 @@ pub fn remove_stale() {
 pub struct Bed {
     name: String,
     hosts: u16,
+    _awake: Awake,
 }
 
 impl Bed {
@@ -101,7 +103,7 @@ impl Bed {
         // A switch has no firewall, least of all one that runs on the CPU of who sends. Where the kernel has none either, the
         // switch for it is not there.
         let _ = fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0");
-        Ok(Self { name, hosts: 0 })
+        Ok(Self { name, hosts: 0, _awake: Awake::keep()? })
     }
 
     /// A name for something of this bed.

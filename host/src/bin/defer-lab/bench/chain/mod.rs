@@ -3,6 +3,7 @@
 //! The program runs twice: a supervisor outside, which makes the test bed and takes it down whatever happens, and the
 //! benchmark itself inside the bed's hub.
 
+mod awake;
 mod bed;
 mod chains;
 mod group;
