@@ -115,6 +115,7 @@ async fn inside(args: PredictArgs, bed: String, links: (u32, u32)) -> Result<()>
         bed: Bed::open(bed)?,
         folder: Folder::new("bed")?,
         binary: cluster::binary()?,
+        pace: Pace::start(engine::open(args.engine.name().parse().map_err(usage)?, None)?.as_ref())?,
         rows: Vec::new(),
     };
     let result = bench.measure_all().await;
@@ -129,6 +130,7 @@ struct Bench<'a> {
     bed: Bed,
     folder: Folder,
     binary: PathBuf,
+    pace: Pace,
     rows: Vec<Row>,
 }
 
@@ -151,16 +153,14 @@ struct Drawn {
 
 impl Bench<'_> {
     async fn measure_all(&mut self) -> Result<()> {
-        let engine = engine::open(self.args.engine.name().parse().map_err(usage)?, None)?;
-        let pace = Pace::start(engine.as_ref())?;
         for &nodes in &self.args.nodes {
             let drawn = self.draw(nodes);
-            let (chain, found) = self.start(nodes, &drawn, &pace).await?;
+            let (chain, found) = self.start(nodes, &drawn).await?;
             let file = self.folder.path().join(format!("cluster-{nodes}.toml"));
             found.write(&file)?;
             for model in &self.args.model {
                 let subject = subject::find(model.clone(), Vec::new()).await?;
-                let row = self.predict(&subject, nodes, &drawn, &chain, &found, &file, &pace).await;
+                let row = self.predict(&subject, nodes, &drawn, &chain, &found, &file).await;
                 self.rows.push(row.with_context(|| format!("{model} on {nodes} nodes"))?);
             }
             chain.stop().await?;
@@ -185,7 +185,7 @@ impl Bench<'_> {
     }
 
     /// Starts the nodes, and describes them as a cluster file would.
-    async fn start(&mut self, nodes: u8, drawn: &Drawn, pace: &Pace) -> Result<(Chain, Cluster)> {
+    async fn start(&mut self, nodes: u8, drawn: &Drawn) -> Result<(Chain, Cluster)> {
         let mut running = Vec::new();
         for (index, (&cpu, &mbit)) in drawn.cpu.iter().zip(&drawn.link_mbit).enumerate() {
             let name = format!("node-{nodes}-{index}");
@@ -211,7 +211,7 @@ impl Bench<'_> {
                 *total += means.runs_per_s / PROBES as f64;
             }
         }
-        let ms = pace.mean(from)?;
+        let ms = self.pace.mean(from)?;
         let node = |(index, runs_per_s): (usize, &f64)| ClusterNode {
             name: format!("node-{nodes}-{index}"),
             url: Some(urls[index].clone()),
@@ -248,14 +248,13 @@ impl Bench<'_> {
         chain: &Chain,
         found: &Cluster,
         file: &Path,
-        pace: &Pace,
     ) -> Result<Row> {
         let engine = self.args.engine.name();
         let folder = self.folder.path().join(format!("{}-{nodes}", subject.name));
         let flags: Vec<OsString> = vec!["--cluster".into(), file.into(), "--replicas".into(), self.replicas().into()];
         let from = Instant::now();
         let pipeline = stages::run(&self.binary, subject, engine, &flags, &folder).await?;
-        let profiled_ms = pace.quantile(from, PROFILED)?;
+        let profiled_ms = self.pace.quantile(from, PROFILED)?;
         let door =
             self.bed.host(&format!("door-{}-{nodes}", subject.name), None, Share { cpu: None, memory_mb: None })?;
         let to: Vec<OsString> = vec!["--cluster".into(), file.into()];
@@ -293,7 +292,7 @@ impl Bench<'_> {
         }
         tokio::task::spawn_blocking(move || dispatcher.terminate()).await?;
         let planned_rps = pipeline.plan.throughput_rps.context("the plan promises no throughput")?;
-        let pace = pace.mean(from)? / profiled_ms;
+        let pace = self.pace.mean(from)? / profiled_ms;
         let predicted_rps = at_pace(planned_rps, &placed, found, pace);
         let row = Row {
             model: subject.name.clone(),
