@@ -103,7 +103,9 @@ impl Cross {
         if has_core(system) && rustc.is_file() {
             return Ok(Std::Of { rustc });
         }
-        let has_source = |sysroot: &&Path| sysroot.join("lib/rustlib/src/rust/library/std/src/lib.rs").is_file();
+        let has_source = |sysroot: &&Path| {
+            sysroot.join("lib/rustlib/src/rust/library/std/src/lib.rs").is_file() && sysroot.join("bin/rustc").is_file()
+        };
         if let (Fallback::Source, Some(sysroot)) = (self.fallback, [active, system].iter().find(|at| has_source(at))) {
             return Ok(Std::Source { rustc: sysroot.join("bin/rustc") });
         }

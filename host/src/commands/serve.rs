@@ -57,7 +57,7 @@ pub struct ServeArgs {
     /// Inference engine: onnxruntime, tract, auto: onnxruntime where its library loads, else tract, or fastest: for each stage
     /// the one that computes it faster here, measured when it is first loaded, where memory allows, and remembered
     #[arg(long, default_value = "auto", value_name = "E")]
-    engine: Wanted,
+    engine: EngineWish,
     /// The onnxruntime shared library [default: ORT_DYLIB_PATH, else beside the program, else what `cargo xtask setup` installed]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
@@ -99,14 +99,14 @@ pub struct ServeArgs {
 
 /// Which engine stages run on.
 #[derive(Clone, Copy, Debug)]
-enum Wanted {
+enum EngineWish {
     /// The same for all.
     One(Choice),
     /// For each the faster one.
     Fastest,
 }
 
-impl FromStr for Wanted {
+impl FromStr for EngineWish {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
@@ -144,7 +144,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let state_dir = args.state_dir.map_or_else(|| default_state_dir(&asked(args.listen.port())), Ok)?;
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let max_tensor = usize::try_from(args.max_tensor_mb.saturating_mul(MEBI)).unwrap_or(usize::MAX);
-    let choice = if let Wanted::One(choice) = args.engine { choice } else { Choice::Auto };
+    let choice = if let EngineWish::One(choice) = args.engine { choice } else { Choice::Auto };
     let engine = engine::find(choice, args.ort_lib).map_err(|error| match error {
         EngineError::Unavailable(_) => UsageError(error.to_string()).into(),
         error => anyhow::Error::from(error),
@@ -152,7 +152,7 @@ pub async fn serve(args: ServeArgs) -> Result<()> {
     let loader = Loader {
         sandbox: Sandbox::with(execution, Limits::default())?,
         engine: Arc::clone(&engine),
-        rival: matches!(args.engine, Wanted::Fastest)
+        rival: matches!(args.engine, EngineWish::Fastest)
             .then(|| Rival::of(engine.as_ref(), threads, &state_dir))
             .flatten(),
         options: Options::new(threads.max(1)),

@@ -230,9 +230,16 @@ async fn replay(
 ) {
     loop {
         let again = tokio::select! {
-            Some(what) = broken.recv() => match what {
-                Broken::Feed(link) => ledger.replay_sent_over(generation, link),
-                Broken::Beyond => ledger.replay_sent(generation),
+            Some(what) = broken.recv() => {
+                // What has gathered while there was no way to send is one loss, not several.
+                let all: Vec<Broken> = std::iter::once(what).chain(std::iter::from_fn(|| broken.try_recv().ok())).collect();
+                match all.iter().any(|what| matches!(what, Broken::Beyond)) {
+                    true => ledger.replay_sent(generation),
+                    false => all.iter().flat_map(|what| match what {
+                        Broken::Feed(link) => ledger.replay_sent_over(generation, *link),
+                        Broken::Beyond => Vec::new(),
+                    }).collect(),
+                }
             },
             () = tokio::time::sleep(tick) => ledger.replay_lost(generation),
         };

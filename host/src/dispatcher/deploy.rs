@@ -13,8 +13,9 @@ use crate::relay::codec::Choice;
 use anyhow::{Context as _, Result};
 use futures_util::future::join_all;
 use reqwest::StatusCode;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -137,21 +138,37 @@ impl Deployment {
         let failed = CancellationToken::new();
         let parts = self.parts();
         let turns = Turns::of(&parts);
-        let (parts, turns, failed) = (&parts, &turns, &failed);
+        let prepared: Vec<AtomicBool> = parts.iter().map(|_| AtomicBool::new(false)).collect();
+        let (parts, turns, failed, prepared) = (&parts, &turns, &failed, &prepared[..]);
         let all = (0..parts.len()).map(|at| async move {
             let part = &parts[at];
             let turn = turns.begin(parts, at);
             let result = self.ship_and_prepare(part, artifacts, progress, failed, turn).await;
+            prepared[at].store(result.is_ok() && !failed.is_cancelled(), Ordering::Relaxed);
             if result.is_err() {
                 failed.cancel();
             }
             result.with_context(|| PartFailed { what: part.what(), node: part.node.url().to_string() })
         });
-        let result = join_all(all).await.into_iter().collect();
+        let results = tokio::select! {
+            results = join_all(all) => results,
+            () = self.renew(parts, prepared) => Vec::new(),
+        };
+        let result = results.into_iter().collect();
         if failed.is_cancelled() {
             self.remove(Duration::ZERO).await;
         }
         result
+    }
+
+    /// Renews, for ever, the leases of those parts that are `prepared`, while others take their time.
+    async fn renew(&self, parts: &[Part<'_>], prepared: &[AtomicBool]) {
+        loop {
+            tokio::time::sleep(LEASE / 3).await;
+            let ready = parts.iter().zip(prepared).filter(|(_, prepared)| prepared.load(Ordering::Relaxed));
+            // What cannot be renewed shows when its links are opened.
+            join_all(ready.map(|(part, _)| self.prepare_part(part, BTreeMap::new()))).await;
+        }
     }
 
     /// Where another node has failed, an upload is broken off. A node that loads is waited for: what it has not
@@ -171,7 +188,7 @@ impl Deployment {
             Ok::<_, anyhow::Error>(turn.await)
         };
         let Some(turn) = failed.run_until_cancelled(turn).await.transpose()? else { return Ok(()) };
-        self.prepare_part(part).await?;
+        self.prepare_part(part, engines::elsewhere(self, part).await).await?;
         drop(turn);
         let name = part.node.name();
         part.stages.iter().for_each(|stage| progress.prepared(stage.index, &name));
@@ -184,10 +201,10 @@ impl Deployment {
         artifacts.ship(&stage.node.client, &stage.assignment.artifact, sent).await
     }
 
-    async fn prepare_part(&self, part: &Part<'_>) -> Result<()> {
+    /// Has a node load and start its stages, with what is known of `engines`, or renews its lease.
+    async fn prepare_part(&self, part: &Part<'_>, engines: BTreeMap<usize, String>) -> Result<()> {
         let lease_ms = u64::try_from(LEASE.as_millis()).expect("a lease is seconds");
         let stages = part.stages.iter().map(|stage| stage.assignment.clone()).collect();
-        let engines = engines::elsewhere(self, part).await;
         let body = Prepare { dispatcher: self.owner.clone(), lease_ms, stages, engines };
         part.node.client.prepare(&self.pipeline.name, self.generation, &body).await
     }
@@ -203,13 +220,13 @@ impl Deployment {
             while renewed.elapsed() < LEASE / 3 && part.node.epoch() == epoch {
                 tokio::time::sleep(LOOK).await;
             }
-            let mut renewed = self.prepare_part(part).await;
+            let mut renewed = self.prepare_part(part, BTreeMap::new()).await;
             if renewed.is_err() {
                 renewed = async {
                     for stage in &part.stages {
                         self.ship(stage, artifacts, progress).await?;
                     }
-                    self.prepare_part(part).await
+                    self.prepare_part(part, engines::elsewhere(self, part).await).await
                 }
                 .await;
             }

@@ -247,7 +247,7 @@ impl Ledger {
         self.replay(generation, |pending| pending.place != Place::Queued)
     }
 
-    /// Of these, those that went in over link number `link`: since it broke, what its node had is lost. Nothing else is.
+    /// Of these, those that went in over link number `link`: since it broke, what its node had of the first stage is lost.
     pub fn replay_sent_over(&self, generation: u64, link: usize) -> Vec<Outgoing> {
         self.replay(generation, |pending| match pending.place {
             Place::Sent { link: over, .. } => over == link,

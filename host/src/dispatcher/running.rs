@@ -105,15 +105,16 @@ impl Running {
     }
 
     /// Node `node` was lost. Where stages have replicas, what is in the chain is sent again through them; if the node may only
-    /// be slow, just what takes too long (see the ledger). The loss of one to which there is a link from here was seen by that.
+    /// be slow, just what takes too long (see the ledger). The loss of one that runs nothing between the first stage and the last was seen
+    /// by the links from here to it.
     pub fn lost(&self, node: &Arc<Member>) {
         let homes = self.deployment.homes();
         if self.deployment.order() == Order::Kept || !has(&homes, node) {
             return;
         }
         self.chain.cut(&node.relay());
-        let ends = [homes.first(), homes.last()].into_iter().flatten();
-        if ends.flatten().any(|end| Arc::ptr_eq(end, node)) {
+        let between = homes.get(1..homes.len().saturating_sub(1)).unwrap_or_default();
+        if !has(between, node) {
             return;
         }
         if node.down().is_some_and(|down| down.certainty == Certainty::Certain) {

@@ -4,7 +4,7 @@ use super::deploy::{self, Progress};
 use super::failure::PartFailed;
 use super::fleet::{Fleet, Member};
 use super::generations::{Before, Generations};
-use super::nodes::{Answered, Taken};
+use super::nodes::{Answered, NoRoom, Taken};
 use super::placement::{self, Homes, has};
 use super::record::Active;
 use crate::pipeline::Pipeline;
@@ -106,9 +106,12 @@ fn give_to_spare(
     error: &anyhow::Error,
 ) -> Option<Arc<Member>> {
     let refused = error.downcast_ref::<Answered>().is_some_and(|answered| {
-        matches!(answered.status, StatusCode::UNPROCESSABLE_ENTITY | StatusCode::INSUFFICIENT_STORAGE)
+        matches!(
+            answered.status,
+            StatusCode::UNPROCESSABLE_ENTITY | StatusCode::INSUFFICIENT_STORAGE | StatusCode::SERVICE_UNAVAILABLE
+        )
     });
-    let part = error.downcast_ref::<PartFailed>().filter(|_| refused)?;
+    let part = error.downcast_ref::<PartFailed>().filter(|_| refused || error.is::<NoRoom>())?;
     let failed = Arc::clone(fleet.by_url(&part.node)?);
     unfit.push(Arc::clone(&failed));
     let is_unfit = |node: &Arc<Member>| unfit.iter().any(|other| Arc::ptr_eq(other, node));

@@ -10,6 +10,8 @@ use crate::memory;
 use crate::sandbox::{RunError, SandboxError};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Runs of each engine that are timed. The least counts: whatever else the machine does only adds.
@@ -74,7 +76,6 @@ impl Rival {
             Err(error) => return Err(error),
         };
         tracing::info!(%digest, engine = won.engine(), "only this engine computes the stage");
-        self.choices.remember(digest, won.engine());
         Ok(won)
     }
 
@@ -88,15 +89,35 @@ impl Rival {
         }
         // Should the other engine take the process along, or all the time there is, then not again.
         self.choices.remember(digest, holder.engine());
-        let winner = match second.load_into(wish, digest, path) {
-            Ok(rival) => faster(holder, rival),
-            Err(error) => {
+        let winner = match load_aside(second, wish, digest, path) {
+            Some(Ok(rival)) => faster(holder, rival),
+            Some(Err(error)) => {
                 tracing::info!(%digest, engine = second.engine.name(), %error, "an engine does not compute the stage");
+                holder
+            }
+            None => {
+                tracing::info!(%digest, engine = second.engine.name(), "an engine takes too long to load the stage");
                 holder
             }
         };
         self.choices.remember(digest, winner.engine());
         winner
+    }
+}
+
+/// Loads on a thread of its own, which is left alone where it takes more than half of the time that there is for loading: not
+/// every engine can be stopped, and what the holder has loaded must not be lost to that.
+fn load_aside(loader: &Loader, wish: &Wish, digest: Digest, path: &Path) -> Option<Result<Loaded, LoadError>> {
+    let (tell, told) = sync_channel(1);
+    let (patience, wish, path) = (loader.limits.load_time / 2, wish.clone(), path.to_owned());
+    let loader = loader.clone();
+    let load = move || {
+        // Nobody listens any more where it took too long.
+        let _ = tell.send(loader.load_into(&wish, digest, &path));
+    };
+    match thread::Builder::new().name("contest".to_owned()).spawn(load) {
+        Ok(_) => told.recv_timeout(patience).ok(),
+        Err(error) => Some(Err(LoadError::Thread(error))),
     }
 }
 

@@ -240,7 +240,7 @@ impl Node {
         Ok(generation)
     }
 
-    /// Loads a stage, on `engine` where this node chooses between several and has none of its own choice.
+    /// Loads a stage, on `engine` where this node chooses between several, whatever it chose before.
     pub(super) async fn load(
         &self,
         pipeline: &str,

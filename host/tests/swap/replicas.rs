@@ -15,7 +15,7 @@ fn received(node: &Node) -> u64 {
     node.stages().into_iter().map(count).sum()
 }
 
-/// The nodes of each stage in the active generation.
+/// The nodes of each stage in the active generation, in the order of their names.
 fn homes(chain: &Chain) -> Vec<Vec<String>> {
     let admin = chain.admin();
     let mut homes = vec![Vec::new(); 3];
@@ -23,6 +23,7 @@ fn homes(chain: &Chain) -> Vec<Vec<String>> {
         let stage = usize::try_from(placed["stage"].as_u64().expect("a number")).expect("a small one");
         homes[stage].push(placed["node"].as_str().expect("a name").to_owned());
     }
+    homes.iter_mut().for_each(|home| home.sort());
     homes
 }
 
