@@ -9,6 +9,7 @@ pub mod commands;
 pub mod cpu;
 pub mod discovery;
 pub mod dispatcher;
+mod durable;
 pub mod engine;
 pub mod http;
 pub mod memory;

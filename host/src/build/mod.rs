@@ -30,6 +30,7 @@ pub use error::BuildError;
 pub use inputs::random as random_inputs;
 pub use measured::{ProfileArgs, run as run_profile};
 pub use prepare::fold_constants;
+pub use profile::QUANTILE as PROFILE_QUANTILE;
 pub use progress::{Phase, Progress};
 
 use crate::accuracy::Budget;

@@ -231,16 +231,10 @@ async fn replay(
     loop {
         let again = tokio::select! {
             Some(what) = broken.recv() => {
-                // What has gathered while there was no way to send is one loss, not several.
-                let all: Vec<Broken> = std::iter::once(what).chain(std::iter::from_fn(|| broken.try_recv().ok())).collect();
-                match all.iter().any(|what| matches!(what, Broken::Beyond)) {
-                    true => ledger.replay_sent(generation),
-                    false => all.iter().flat_map(|what| match what {
-                        Broken::Feed(link) => ledger.replay_sent_over(generation, *link),
-                        Broken::Beyond => Vec::new(),
-                    }).collect(),
-                }
-            },
+                // More may have gathered while there was no way to send. What one takes out of the chain is not in it for the next.
+                let gathered = std::iter::from_fn(|| broken.try_recv().ok());
+                std::iter::once(what).chain(gathered).flat_map(|what| replay_broken(&ledger, generation, what)).collect()
+            }
             () = tokio::time::sleep(tick) => ledger.replay_lost(generation),
         };
         if !again.is_empty() {
@@ -251,6 +245,13 @@ async fn replay(
                 return;
             }
         }
+    }
+}
+
+fn replay_broken(ledger: &Ledger, generation: u64, what: Broken) -> Vec<Outgoing> {
+    match what {
+        Broken::Feed(link) => ledger.replay_sent_over(generation, link),
+        Broken::Beyond => ledger.replay_sent(generation),
     }
 }
 

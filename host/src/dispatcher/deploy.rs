@@ -15,7 +15,6 @@ use futures_util::future::join_all;
 use reqwest::StatusCode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -138,13 +137,11 @@ impl Deployment {
         let failed = CancellationToken::new();
         let parts = self.parts();
         let turns = Turns::of(&parts);
-        let prepared: Vec<AtomicBool> = parts.iter().map(|_| AtomicBool::new(false)).collect();
-        let (parts, turns, failed, prepared) = (&parts, &turns, &failed, &prepared[..]);
+        let (parts, turns, failed) = (&parts, &turns, &failed);
         let all = (0..parts.len()).map(|at| async move {
             let part = &parts[at];
             let turn = turns.begin(parts, at);
             let result = self.ship_and_prepare(part, artifacts, progress, failed, turn).await;
-            prepared[at].store(result.is_ok() && !failed.is_cancelled(), Ordering::Relaxed);
             if result.is_err() {
                 failed.cancel();
             }
@@ -152,7 +149,7 @@ impl Deployment {
         });
         let results = tokio::select! {
             results = join_all(all) => results,
-            () = self.renew(parts, prepared) => Vec::new(),
+            () = self.renew(parts, turns, failed) => Vec::new(),
         };
         let result = results.into_iter().collect();
         if failed.is_cancelled() {
@@ -161,13 +158,14 @@ impl Deployment {
         result
     }
 
-    /// Renews, for ever, the leases of those parts that are `prepared`, while others take their time.
-    async fn renew(&self, parts: &[Part<'_>], prepared: &[AtomicBool]) {
+    /// Renews the leases of those parts whose turn is over while others take their time, for ever, but nothing once one has
+    /// failed.
+    async fn renew(&self, parts: &[Part<'_>], turns: &Turns, failed: &CancellationToken) {
         loop {
             tokio::time::sleep(LEASE / 3).await;
-            let ready = parts.iter().zip(prepared).filter(|(_, prepared)| prepared.load(Ordering::Relaxed));
+            let ready = parts.iter().enumerate().filter(|(at, _)| turns.is_over(*at) && !failed.is_cancelled());
             // What cannot be renewed shows when its links are opened.
-            join_all(ready.map(|(part, _)| self.prepare_part(part, BTreeMap::new()))).await;
+            join_all(ready.map(|(_, part)| self.prepare_part(part, BTreeMap::new()))).await;
         }
     }
 

@@ -35,6 +35,11 @@ impl Turns {
         }
         self.over[at].clone().drop_guard()
     }
+
+    /// Whether part `at` has had its turn.
+    pub fn is_over(&self, at: usize) -> bool {
+        self.over[at].is_cancelled()
+    }
 }
 
 /// The engines that the stages of `part` run on as replicas elsewhere, if its node is to go by that.

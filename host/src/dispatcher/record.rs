@@ -6,11 +6,12 @@
 use super::deploy::Deployment;
 use super::fleet::Member;
 use crate::artifact::Digest;
+use crate::durable;
 use crate::pipeline::Pipeline;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -123,15 +124,7 @@ impl Record {
 
     fn write(&self, noted: &Noted) -> Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let part = path.with_extension("part");
-        let write = || -> io::Result<()> {
-            let mut file = fs::File::create(&part)?;
-            file.write_all(&serde_json::to_vec(noted)?)?;
-            file.sync_all()?;
-            fs::rename(&part, path)?;
-            path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))
+        durable::write(path, noted).with_context(|| format!("cannot write {}", path.display()))
     }
 }
 

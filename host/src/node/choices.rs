@@ -1,7 +1,7 @@
 //! Which engine was found fastest for which artifact, on disk, so that it is measured once.
 
-use super::durable;
 use crate::artifact::Digest;
+use crate::durable;
 use crate::engine::Engine;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! Which artifact each slot ran before the present one, on disk, so that a swap can be taken back.
 
-use super::durable;
 use crate::artifact::Digest;
+use crate::durable;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

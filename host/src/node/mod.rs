@@ -5,7 +5,6 @@ mod choices;
 mod config;
 mod contest;
 mod drift;
-mod durable;
 mod encoder;
 pub mod generation;
 mod history;

@@ -1,7 +1,7 @@
 //! What a node ran, on disk, so that it comes back with it after a restart.
 
-use super::durable;
 use super::generation::Prepare;
+use crate::durable;
 use crate::relay::frame::PipelineId;
 use serde::{Deserialize, Serialize};
 use std::fs;

@@ -1,5 +1,7 @@
 //! How fast frames get from here to another relay: dialed, proved and sent as any frames are, then forgotten.
 
+use crate::buffer::Pool;
+use crate::port;
 use crate::relay::codec::{self, Codec};
 use crate::relay::hello::{connect, refuse};
 use crate::relay::traffic::{Incoming, Origin, receive};
@@ -39,6 +41,11 @@ pub struct Path {
     pub latency_ms: f64,
 }
 
+/// Of an end that only probes: it is sent no tensors.
+pub fn limits() -> Limits {
+    Limits { max_tensor: 0, max_parts: 0, pool: Pool::new(0), stall: port::STALL }
+}
+
 /// Sends frames to the relay at `relay` as `name`, for about a second.
 pub async fn measure(relay: &str, name: &str, token: &Token, limits: Limits) -> Result<Path, LinkError> {
     let hello = Hello::new(name, Role::Probe, "", 0, 0, 0);
@@ -57,9 +64,9 @@ pub async fn measure(relay: &str, name: &str, token: &Token, limits: Limits) -> 
 }
 
 /// Finds out whether the relay at `relay` knows `token`, without telling it; gives the name by which it answers.
-pub async fn recognise(relay: &str, name: &str, token: &Token, limits: Limits) -> Result<String, LinkError> {
+pub async fn recognise(relay: &str, name: &str, token: &Token) -> Result<String, LinkError> {
     let hello = Hello::new(name, Role::Probe, "", 0, 0, 0);
-    let (connection, _) = connect(relay, &hello, token, limits).await?;
+    let (connection, _) = connect(relay, &hello, token, limits()).await?;
     Ok(connection.peer)
 }
 

@@ -2,7 +2,7 @@
 
 use super::path::{self, Path};
 use crate::dispatcher::nodes::{NodeClient, NodeInfo};
-use crate::relay::{Limits, Token};
+use crate::relay::Token;
 use anyhow::{Context as _, Result, bail};
 use defer_partition::cluster::{Cluster, ClusterNode, DispatcherLink, Links, Pair};
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,6 @@ pub async fn survey(
     reference: f64,
     name: &str,
     token: &Token,
-    limits: &Limits,
     progress: &dyn Progress,
 ) -> Result<Cluster> {
     let known = meet(nodes).await?;
@@ -68,7 +67,7 @@ pub async fn survey(
         });
     }
     let step = |what: &str| progress.step(what, steps);
-    let (link, dispatcher) = measure_links(nodes, &known, name, token, limits, &step).await?;
+    let (link, dispatcher) = measure_links(nodes, &known, name, token, &step).await?;
     let cluster = Cluster { nodes: described, link, dispatcher };
     cluster.check().map_err(anyhow::Error::msg).context("what was measured makes no sense")?;
     Ok(cluster)
@@ -79,12 +78,11 @@ pub async fn links(
     nodes: &[NodeClient],
     name: &str,
     token: &Token,
-    limits: &Limits,
     progress: &dyn Progress,
 ) -> Result<(Links, Option<DispatcherLink>)> {
     let known = meet(nodes).await?;
     let step = |what: &str| progress.step(what, links_of(nodes.len()));
-    measure_links(nodes, &known, name, token, limits, &step).await
+    measure_links(nodes, &known, name, token, &step).await
 }
 
 /// Links that are measured: from each of `nodes` to each other one, and from here to all of them.
@@ -122,7 +120,6 @@ async fn measure_links(
     known: &[Known],
     name: &str,
     token: &Token,
-    limits: &Limits,
     step: &(dyn Fn(&str) + '_),
 ) -> Result<(Links, Option<DispatcherLink>)> {
     let mut pairs = Vec::with_capacity(links_of(nodes.len()));
@@ -145,7 +142,7 @@ async fn measure_links(
     let mut dispatcher: Option<DispatcherLink> = None;
     for Known { info, relay } in known {
         step(&format!("link to {}", info.name));
-        let path = path::measure(relay, name, token, limits.clone());
+        let path = path::measure(relay, name, token, path::limits());
         let path = path.await.with_context(|| format!("cannot send to node \"{}\" at {relay}", info.name))?;
         // One figure stands for all of them: the slowest promises nothing that is not there.
         let known = dispatcher.get_or_insert(DispatcherLink { bandwidth_bps: f64::INFINITY, latency_ms: 0.0 });

@@ -1,5 +1,5 @@
-//! What builds `defer-host` for another architecture: a C and C++ compiler, and Rust's standard library for it, which is rustup's where
-//! rustup can download, else the distribution's.
+//! What builds `defer-host` for another architecture: a C and C++ compiler, and Rust's standard library for it, which is
+//! rustup's where rustup can download, else the distribution's.
 
 use std::{process::Command, time::Duration};
 

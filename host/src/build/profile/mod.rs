@@ -15,6 +15,8 @@ mod placed;
 mod runs;
 mod written;
 
+pub use runs::QUANTILE;
+
 pub(super) use coding::LOSSLESS;
 pub(super) use pieces::{Pieces, Size};
 

@@ -18,7 +18,7 @@ const TOGETHER: u64 = 1 << 30;
 /// Spare output buffers that runs share, in bytes.
 const POOL: usize = 256 << 20;
 /// Which of its times stands for a run: one in four is shorter. What else the machine does only ever adds time.
-const QUANTILE: f64 = 0.25;
+pub const QUANTILE: f64 = 0.25;
 
 /// How often runs are timed.
 #[derive(Clone, Copy)]

@@ -1,15 +1,13 @@
 //! `defer-host cluster probe`: what machines and the links between them can do.
 
 use super::proof;
-use crate::buffer::Pool;
 use crate::client::UsageError;
 use crate::commands::{host_name, read_token};
 use crate::dispatcher::nodes::NodeClient;
 use crate::engine::{self, Choice, EngineError, Options};
-use crate::port;
 use crate::probe::speed;
 use crate::probe::survey::{Progress, survey};
-use crate::relay::{Limits, Token};
+use crate::relay::Token;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use defer_partition::cluster::{Cluster, ClusterNode};
@@ -18,9 +16,6 @@ use reqwest::Url;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-
-/// Largest tensor that this end would take: a prober is sent none.
-const MAX_TENSOR: usize = 1 << 20;
 
 /// Writes a cluster.toml: how fast each node computes, the memory that it may use, and what each link can do
 #[derive(Args, Debug)]
@@ -87,8 +82,7 @@ pub async fn probe(args: ProbeArgs) -> Result<()> {
     bar.show("speed of this machine");
     // With one thread, as networks are profiled.
     let reference = tokio::task::spawn_blocking(move || speed::measure(engine.as_ref(), Options::new(1))).await??;
-    let limits = Limits { max_tensor: MAX_TENSOR, max_parts: 0, pool: Pool::new(0), stall: port::STALL };
-    let found = survey(&nodes, reference, &host_name(), &token, &limits, &bar).await?;
+    let found = survey(&nodes, reference, &host_name(), &token, &bar).await?;
     bar.0.finish_and_clear();
     found.write(&args.out).with_context(|| format!("cannot write {}", args.out.display()))?;
     let text = match args.json {

@@ -4,13 +4,11 @@
 //! that the token would go to. That holds against who takes a node's place by its name or announces one that is none; not
 //! against who passes the handshake on to a real node, or listens at another port of a real node's address.
 
-use crate::buffer::Pool;
 use crate::commands::host_name;
 use crate::discovery;
 use crate::dispatcher::nodes::NodeClient;
-use crate::port;
 use crate::probe::path;
-use crate::relay::{Limits, Token};
+use crate::relay::Token;
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use reqwest::Url;
 use std::net::SocketAddr;
@@ -52,8 +50,7 @@ pub(super) async fn prove(relay: &str, rest: SocketAddr, token: &Token) -> Resul
     let Some(address) = addresses.find(|address| address.ip() == rest.ip()) else {
         bail!("its relay is at {relay} and not at {}; name it with --node", rest.ip());
     };
-    let limits = Limits { max_tensor: 0, max_parts: 0, pool: Pool::new(0), stall: port::STALL };
-    path::recognise(&address.to_string(), &host_name(), token, limits)
+    path::recognise(&address.to_string(), &host_name(), token)
         .await
         .with_context(|| format!("its relay at {address} does not prove itself"))?;
     Ok(())

@@ -1,6 +1,6 @@
 //! Keeps this machine's processors from falling asleep. A node with a fifth of a processor computes for 2 ms in 10; where
 //! nobody else does meanwhile, a virtual processor is halted, and begins again with cold caches and a slow clock: the same
-//! inference then takes up to one and a half times the CPU time, and a lone node looks slower than one of eight.
+//! inference then takes up to 1.3 times the CPU time (README, Predictions), and a lone node looks slower than one of eight.
 
 use anyhow::{Context as _, Result};
 use std::process::{Command, Stdio};

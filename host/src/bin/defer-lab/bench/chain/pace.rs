@@ -1,5 +1,5 @@
-//! How fast this machine is from moment to moment: others share its processor, and a core can take twice the time for the same
-//! work a second later.
+//! How fast this machine is from moment to moment: others share its processor, and a core can take 1.8 times the time for the
+//! same work a second later.
 
 use anyhow::{Context as _, Result, anyhow};
 use cpu_time::ThreadTime;

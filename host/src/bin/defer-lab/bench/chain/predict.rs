@@ -25,12 +25,11 @@ use crate::subject::{self, Subject};
 use crate::{cluster, usage};
 use anyhow::{Context as _, Result};
 use clap::Args;
-use defer_host::buffer::Pool;
+use defer_host::build::PROFILE_QUANTILE;
 use defer_host::dispatcher::nodes::NodeClient;
 use defer_host::engine;
-use defer_host::port;
 use defer_host::probe::survey::{self, Means};
-use defer_host::relay::{Limits, Token};
+use defer_host::relay::Token;
 use defer_partition::cluster::{Cluster, ClusterNode};
 use defer_partition::testing::Random;
 use futures_util::future::try_join_all;
@@ -44,10 +43,6 @@ use std::time::{Duration, Instant};
 const SHARES: (f64, f64) = (0.6, 1.4);
 /// How often all nodes are probed: the mean counts.
 const PROBES: usize = 3;
-/// A profile's times are those than which so many are shorter.
-const PROFILED: f64 = 0.25;
-/// Largest tensor that a probe of links sends.
-const PROBE_TENSOR: usize = 1 << 20;
 /// Nodes hold no memory back here.
 const MEMORY: u64 = 1 << 36;
 /// A node with a tenth of a CPU takes its time to compute the standard network.
@@ -232,9 +227,8 @@ impl Bench<'_> {
                 .join("; ")
         ));
         let step = Step::bar("probing links", 1);
-        let limits = Limits { max_tensor: PROBE_TENSOR, max_parts: 0, pool: Pool::new(0), stall: port::STALL };
         let probed = Probed(step.handle());
-        let (link, dispatcher) = survey::links(&clients, "bench", &Token::default(), &limits, &probed).await?;
+        let (link, dispatcher) = survey::links(&clients, "bench", &Token::default(), &probed).await?;
         step.done(&format!("{} links probed", link.pairs.len()));
         let cluster = Cluster { link, dispatcher, nodes: described };
         Ok((Chain { nodes: running, urls }, cluster))
@@ -254,7 +248,7 @@ impl Bench<'_> {
         let flags: Vec<OsString> = vec!["--cluster".into(), file.into(), "--replicas".into(), self.replicas().into()];
         let from = Instant::now();
         let pipeline = stages::run(&self.binary, subject, engine, &flags, &folder).await?;
-        let profiled_ms = self.pace.quantile(from, PROFILED)?;
+        let profiled_ms = self.pace.quantile(from, PROFILE_QUANTILE)?;
         let door =
             self.bed.host(&format!("door-{}-{nodes}", subject.name), None, Share { cpu: None, memory_mb: None })?;
         let to: Vec<OsString> = vec!["--cluster".into(), file.into()];
