@@ -61,6 +61,9 @@ pub struct DispatchArgs {
     /// Swapped and deployed stages kept in it, in MiB; those in use stay even beyond it
     #[arg(long, default_value_t = 8192, value_name = "M")]
     store_limit: u64,
+    /// Seconds that nodes may take to be there when it starts: so it can be started with them, or before them
+    #[arg(long, default_value_t = 5, value_name = "S")]
+    wait_for_nodes: u64,
     /// Seconds that a node may be gone before its stage moves to a node that runs another one already, where no spare is left
     #[arg(long, default_value_t = 10, value_name = "S")]
     replan_after: u64,
@@ -158,6 +161,7 @@ pub async fn dispatch(args: DispatchArgs) -> Result<()> {
         replicas,
         state_dir: args.state_dir,
         store_limit: args.store_limit.saturating_mul(super::MEBI),
+        wait_for_nodes: Duration::from_secs(args.wait_for_nodes),
         replan_after: Duration::from_secs(args.replan_after),
         token,
         api_token: (!api_token.is_empty()).then(|| api_token.text()),

@@ -187,7 +187,7 @@ impl Watcher for Feeder {
         self.ledger.sent(&frame.tag, link);
     }
 
-    fn turned(&self, link: usize, is_up: bool) {
+    fn turned(&self, link: usize, _end: &End, is_up: bool) {
         self.links.turn(&self.links.feed[link], is_up, Broken::Feed(link));
     }
 

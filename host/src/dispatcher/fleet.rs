@@ -3,6 +3,7 @@
 //! Each node is asked for its pulse a few times a second. How long an answer may take follows from how long answers took
 //! lately, so that a slow machine is not taken for a dead one, and a dead one not waited for.
 
+use super::ailing::Ailing;
 use super::nodes::{CandidateInfo, NodeClient, NodeInfo, Pulse};
 use crate::relay::Token;
 use anyhow::{Context as _, Result, bail};
@@ -20,6 +21,8 @@ const BEAT: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_millis(40);
 /// Between two beats of one that is taken for dead.
 const DEAD_BEAT: Duration = Duration::from_millis(250);
+/// Before a node is asked again who it is, where the dispatcher waits for it to start.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Missed in a row, so many are a death.
 const MISSES: u32 = 2;
 
@@ -63,6 +66,7 @@ struct Seen {
     info: Option<NodeInfo>,
     epoch: Option<u64>,
     down: Option<Down>,
+    ailing: Vec<Ailing>,
 }
 
 /// A node that does not answer.
@@ -87,7 +91,7 @@ impl Member {
     fn new(client: NodeClient) -> Self {
         let down =
             Some(Down { since: Instant::now(), cause: "it was not asked yet".to_owned(), certainty: Certainty::Late });
-        Self { client, seen: Mutex::new(Seen { info: None, epoch: None, down }) }
+        Self { client, seen: Mutex::new(Seen { info: None, epoch: None, down, ailing: Vec::new() }) }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -119,6 +123,11 @@ impl Member {
 
     pub fn down(&self) -> Option<Down> {
         self.seen().down.clone()
+    }
+
+    /// What keeps its stages from their work, as it said last.
+    pub fn ailing(&self) -> Vec<Ailing> {
+        self.seen().ailing.clone()
     }
 
     /// A number that changes whenever the node is started anew.
@@ -170,19 +179,35 @@ impl Fleet {
         self.news.subscribe()
     }
 
-    /// Asks everyone who they are. The first `needed` must answer; all that do must differ in their names.
-    pub async fn meet(&self, needed: usize) -> Result<()> {
-        let met = join_all(self.members.iter().map(|member| member.meet())).await;
-        for (at, (member, met)) in self.members.iter().zip(met).enumerate() {
-            match met {
-                Err(error) if at < needed => return Err(error),
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    tracing::warn!(node = %member.url(), error, "a spare node does not answer; it may come later");
-                }
-                Ok(()) => {}
+    /// Asks everyone who they are, those for whom `is_awaited` again and again for `patience`, and gives the error of the
+    /// first of those that did not answer. All that did must differ in their names.
+    pub async fn meet(&self, patience: Duration, is_awaited: impl Fn(&Url) -> bool) -> Result<Option<anyhow::Error>> {
+        let until = Instant::now() + patience;
+        let mut missing: Vec<&Arc<Member>> = self.members.iter().collect();
+        let mut waited = Vec::new();
+        let awaited = loop {
+            let met = join_all(missing.iter().map(|member| member.meet())).await;
+            let errors = missing.drain(..).zip(met).filter_map(|(member, met)| Some((member, met.err()?)));
+            let (errors, spares): (Vec<_>, Vec<_>) = errors.partition(|(member, _)| is_awaited(member.url()));
+            for (member, error) in spares {
+                let error = format!("{error:#}");
+                tracing::warn!(node = %member.url(), error, "a spare node does not answer; it may come later");
             }
-        }
+            // What answers, but not as a node does, will not do so later either.
+            let may_come = errors.iter().all(|(_, error)| is_away(error));
+            if errors.is_empty() || !may_come || Instant::now() >= until {
+                break errors.into_iter().map(|(_, error)| error).min_by_key(is_away);
+            }
+            for (member, error) in errors {
+                if !waited.contains(member.url()) {
+                    let (error, seconds) = (format!("{error:#}"), patience.as_secs());
+                    tracing::info!(node = %member.url(), error, "waiting for a node, for up to {seconds} s (--wait-for-nodes)");
+                    waited.push(member.url().clone());
+                }
+                missing.push(member);
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        };
         let mut named = BTreeMap::new();
         for member in self.up() {
             if let Some(other) = named.insert(member.name(), member.url()) {
@@ -190,7 +215,7 @@ impl Fleet {
                 bail!("the nodes at {other} and {url} are both called \"{name}\"; give each its own --name");
             }
         }
-        Ok(())
+        Ok(awaited)
     }
 
     /// Feels everyone's pulse, for ever, as dispatcher `incarnation`; candidates that are seen go to `candidates`.
@@ -224,9 +249,10 @@ impl Fleet {
                     self.gone(&member, "it is shutting down".to_owned(), Certainty::Certain);
                     DEAD_BEAT
                 }
-                Ok(Pulse { epoch, candidates: waiting, .. }) => {
+                Ok(Pulse { epoch, candidates: waiting, ailing, .. }) => {
                     rhythm.record(started.elapsed());
                     misses = 0;
+                    member.seen().ailing = ailing;
                     self.alive(&member, epoch).await;
                     for candidate in waiting {
                         // Its receiver lives as long as the dispatcher.
@@ -270,7 +296,7 @@ impl Fleet {
         if misses < MISSES {
             return;
         }
-        let nobody_there = error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect);
+        let nobody_there = is_away(error);
         let certainty = if nobody_there { Certainty::Certain } else { Certainty::Late };
         self.gone(member, format!("{error:#}"), certainty);
     }
@@ -298,6 +324,11 @@ pub async fn highest(nodes: impl IntoIterator<Item = &Arc<Member>>, pipeline: &s
         highest = highest.max(own.max().unwrap_or(0));
     }
     Ok(highest)
+}
+
+/// Whether nobody listens there.
+fn is_away(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect)
 }
 
 fn bail_late<T>(deadline: Duration) -> Result<T> {

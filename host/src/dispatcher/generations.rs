@@ -59,6 +59,8 @@ pub struct Generations {
     record: Record,
     ingress: RwLock<Ingress>,
     retiring: Mutex<Vec<Arc<Running>>>,
+    /// What was stopped for another one that could not take its place, and could not be had back either.
+    stranded: Mutex<Option<Arc<Running>>>,
     /// Requests that chose between the active one and the canary.
     chosen: AtomicU64,
     /// The highest number that was ever given out, whatever became of it: a late word about an attempt that failed must
@@ -82,6 +84,7 @@ impl Generations {
             record,
             ingress: RwLock::new(Ingress { active: None, canary: None }),
             retiring: Mutex::default(),
+            stranded: Mutex::default(),
             chosen: AtomicU64::new(0),
             highest,
             preparing: Preparing::default(),
@@ -89,6 +92,11 @@ impl Generations {
             interrupt: Mutex::default(),
             trouble: watch::Sender::new(Trouble::None),
         })
+    }
+
+    /// Notes that this life asks things of nodes.
+    pub fn begin(&self) -> Result<()> {
+        self.record.begin(self.setup.owner.incarnation)
     }
 
     fn ingress(&self) -> RwLockReadGuard<'_, Ingress> {
@@ -137,6 +145,15 @@ impl Generations {
             }
         }
         ingress.active.clone()
+    }
+
+    /// Where nothing is active: what was, and has to be brought back.
+    pub fn stranded(&self) -> Option<Arc<Running>> {
+        self.stranded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn strand(&self, old: Option<Arc<Running>>) {
+        *self.stranded.lock().unwrap_or_else(PoisonError::into_inner) = old;
     }
 
     /// The right to make a change; `None` while another one is being made.

@@ -1,6 +1,7 @@
 //! The dispatcher: ships a pipeline's stages to nodes, feeds the chain, collects the results, and answers clients.
 
 mod admin;
+pub mod ailing;
 mod artifacts;
 mod chain;
 pub mod deploy;
@@ -73,6 +74,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Bytes of artifacts that it keeps of those that were sent to it.
     pub store_limit: u64,
+    /// How long nodes may take to be there when it starts.
+    pub wait_for_nodes: Duration,
     /// How long a node must be gone before its stage moves in with another one's, where there is no spare.
     pub replan_after: Duration,
     pub token: Token,
@@ -143,8 +146,6 @@ impl Dispatcher {
         let artifacts = Arc::new(Artifacts::open(config.state_dir.as_deref(), config.store_limit)?);
         artifacts.know(&given, &config.pipeline);
         let record = Record::open(config.state_dir.as_deref())?;
-        let incarnation = random()?;
-        let heir_of = record.begin(incarnation)?;
         let digests: Vec<_> = given.stages.iter().map(|stage| stage.digest).collect();
         let before = record.active().filter(|active| active.pipeline.name == given.name && active.given == digests);
         let known = before.iter().flat_map(|active| &active.nodes).flat_map(|home| home.urls());
@@ -155,10 +156,9 @@ impl Dispatcher {
                 urls.push(url);
             }
         }
-        let needed = config.nodes.iter().map(Vec::len).sum();
         let fleet = Arc::new(Fleet::new(urls, &config.token)?);
-        // A life that goes on can do so on other nodes.
-        fleet.meet(if before.is_some() { 0 } else { needed }).await?;
+        start::meet(&fleet, &config, before.as_ref(), shutdown).await?;
+        let (incarnation, heir_of) = (random()?, record.lives());
         let pool = Pool::new(POOL);
         let limits = Limits { max_tensor: usize::MAX, max_parts: 0, pool: pool.clone(), stall: config.bounds.stall };
         let place = Place {
@@ -178,6 +178,7 @@ impl Dispatcher {
         let generations = Generations::new(fleet, place, setup, record);
         let (pipeline, homes) = start::first(&generations, given, &config.nodes, before)?;
         warn_of_lossy(&pipeline, config.codec);
+        generations.begin()?;
         start::start(&generations, &pipeline, homes, &progress, shutdown).await?;
         let service = Arc::new(Service::new(Parts {
             metadata: ModelMetadata {

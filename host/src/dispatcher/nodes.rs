@@ -1,5 +1,6 @@
 //! The dispatcher's side of a node's REST API.
 
+use super::ailing::Ailing;
 use crate::artifact::Digest;
 use crate::http::ErrorBody;
 use crate::node::generation::Prepare;
@@ -80,6 +81,9 @@ pub struct Pulse {
     pub draining: bool,
     /// Swaps that wait for the dispatcher that owns their pipeline.
     pub candidates: Vec<CandidateInfo>,
+    /// What keeps stages from their work although the node lives.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ailing: Vec<Ailing>,
 }
 
 /// A stage that somebody sent to a node to be swapped in: loaded, warmed up, waiting.

@@ -48,6 +48,18 @@ pub fn fill<'a>(
     homes
 }
 
+/// The same where stages share nodes rather than have none. `None` if there is no node at all.
+pub fn fill_or_share(wanted: &[usize], now: &Homes, others: &[Arc<Member>]) -> Option<Homes> {
+    let mut homes = fill(wanted, now, others);
+    for index in 0..homes.len() {
+        if homes[index].is_empty() {
+            let node = others.iter().find(|node| !has(&homes, node)).or_else(|| others.first())?;
+            homes[index].push(Arc::clone(node));
+        }
+    }
+    Some(homes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

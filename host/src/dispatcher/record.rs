@@ -32,6 +32,9 @@ struct Noted {
     /// Of this life and those before, latest last.
     incarnations: Vec<u64>,
     active: Option<Active>,
+    /// The life that made it active: its nodes know it as theirs.
+    #[serde(default)]
+    activated_by: Option<u64>,
 }
 
 /// The generation that is active.
@@ -91,16 +94,24 @@ impl Record {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a life; gives the incarnations of those before.
-    pub fn begin(&self, incarnation: u64) -> Result<Vec<u64>> {
+    /// Incarnations of the lives before.
+    pub fn lives(&self) -> Vec<u64> {
+        self.noted().incarnations.clone()
+    }
+
+    /// Begins a life, before anything is asked of nodes in its name.
+    pub fn begin(&self, incarnation: u64) -> Result<()> {
         let mut noted = self.noted();
-        let before = noted.incarnations.clone();
-        noted.format = FORMAT;
-        noted.incarnations.push(incarnation);
-        let excess = noted.incarnations.len().saturating_sub(LIVES);
-        noted.incarnations.drain(..excess);
-        self.write(&noted)?;
-        Ok(before)
+        let mut next = Noted { format: FORMAT, ..noted.clone() };
+        next.incarnations.push(incarnation);
+        while next.incarnations.len() > LIVES
+            && let Some(oldest) = next.incarnations.iter().position(|life| Some(*life) != next.activated_by)
+        {
+            next.incarnations.remove(oldest);
+        }
+        self.write(&next)?;
+        *noted = next;
+        Ok(())
     }
 
     pub fn active(&self) -> Option<Active> {
@@ -116,7 +127,8 @@ impl Record {
             given: given.to_vec(),
         };
         let mut noted = self.noted();
-        let next = Noted { active: Some(active), ..noted.clone() };
+        let activated_by = noted.incarnations.last().copied();
+        let next = Noted { active: Some(active), activated_by, ..noted.clone() };
         self.write(&next)?;
         *noted = next;
         Ok(())
@@ -130,7 +142,7 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use super::Home;
+    use super::{Home, LIVES, Record};
 
     #[test]
     fn homes_of_before_there_were_replicas_can_be_read() {
@@ -138,5 +150,17 @@ mod tests {
         let urls: Vec<&[String]> = homes.iter().map(Home::urls).collect();
         assert_eq!(urls, [&["http://a:1/"][..], &["http://b:1/", "http://c:1/"]]);
         assert_eq!(serde_json::to_string(&homes[0]).unwrap(), "\"http://a:1/\"", "earlier versions can read it");
+    }
+
+    #[test]
+    fn the_life_whose_generation_is_active_is_remembered_however_many_came_to_nothing() {
+        let record = Record::open(None).unwrap();
+        record.begin(7).unwrap();
+        record.noted().activated_by = Some(7);
+        for life in 100..100 + 2 * LIVES as u64 {
+            record.begin(life).unwrap();
+        }
+        let lives = record.lives();
+        assert_eq!((lives.len(), lives[0], lives[LIVES - 1]), (LIVES, 7, 99 + 2 * LIVES as u64));
     }
 }

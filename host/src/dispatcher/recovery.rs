@@ -1,11 +1,13 @@
 //! When nodes are lost: their stages move to spare nodes, or onto those that are left, as another generation; what was
 //! pending starts again there.
 
+use super::ailing::{Judge, Sick};
 use super::deploy::{Deployment, Progress};
 use super::failure::PartFailed;
 use super::fleet::{Certainty, Down, Member};
 use super::generations::{Before, Generations, Trouble};
 use super::placement::{Homes, has};
+use super::rollout;
 use super::running::Running;
 use super::upkeep;
 use anyhow::{Context as _, Result, bail};
@@ -55,24 +57,29 @@ enum Plan {
 /// Mends for ever.
 pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
     let mut news = generations.fleet.news();
-    let mut unfit = Unfit::default();
+    let (mut unfit, mut judge) = (Unfit::default(), Judge::default());
     let mut epochs: HashMap<String, (Option<u64>, bool)> = HashMap::new();
     loop {
         let _ = tokio::time::timeout(LOOK, news.changed()).await;
         if revisit(&generations, &mut epochs) {
             unfit.0.clear();
+            judge.forget();
         }
         if let Some((canary, _)) = generations.canary()
-            && canary.deployment.homes_up().iter().any(Vec::is_empty)
+            && has_lost_one(&canary.deployment, &judge.sick(&canary.deployment, canary.age()))
             // It is being promoted or aborted otherwise.
             && let Some(_change) = generations.try_change()
             && generations.canary().is_some_and(|(now, _)| Arc::ptr_eq(&now, &canary))
         {
-            tracing::warn!(generation = canary.number(), "a node of the generation on trial is lost");
+            tracing::warn!(generation = canary.number(), "a stage of the generation on trial is lost");
             generations.abort(Before::IsLost);
         }
-        let Some(active) = generations.active() else { continue };
-        let plan = plan(&generations, &active, replan_after, &unfit);
+        let Some(active) = generations.active() else {
+            rollout::bring_back(&generations).await;
+            continue;
+        };
+        let sick = judge.sick(&active.deployment, active.age());
+        let plan = plan(&generations, &active, replan_after, &unfit, &sick);
         let trouble = match &plan {
             Plan::Stuck(reason) => Trouble::Stuck(reason.clone()),
             Plan::Whole | Plan::Move(..) => Trouble::None,
@@ -85,21 +92,42 @@ pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
             *before = trouble;
             changed
         });
-        if let Plan::Move(homes, before) = plan
-            && let Err(error) = mend(&generations, &active, &homes, before).await
-        {
-            tracing::warn!(error = format!("{error:#}"), "cannot move stages; trying on");
-            let failed = error.downcast_ref::<PartFailed>().map(|part| part.node.as_str());
-            for (index, node) in
-                homes.iter().enumerate().flat_map(|(index, home)| home.iter().map(move |node| (index, node)))
-            {
-                if failed == Some(node.url().as_str()) {
-                    unfit.add(index, node);
-                }
+        let Plan::Move(homes, before) = plan else { continue };
+        for Sick { index, node, cause, .. } in &sick {
+            tracing::warn!(stage = index, node = node.name(), cause, "the stage has to leave its node");
+        }
+        match mend(&generations, &active, &homes, before).await {
+            Ok(()) => {
+                sick.iter().for_each(|sick| unfit.add(sick.index, &sick.node));
+                judge.moved(&sick);
             }
-            tokio::time::sleep(BREATH).await;
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "cannot move stages; trying on");
+                let failed = error.downcast_ref::<PartFailed>().map(|part| part.node.as_str());
+                for (index, node) in
+                    homes.iter().enumerate().flat_map(|(index, home)| home.iter().map(move |node| (index, node)))
+                {
+                    if failed == Some(node.url().as_str()) {
+                        unfit.add(index, node);
+                    }
+                }
+                tokio::time::sleep(BREATH).await;
+            }
         }
     }
+}
+
+/// Stage by stage, the nodes that can do its work.
+fn homes_well(deployment: &Deployment, sick: &[Sick]) -> Homes {
+    let mut homes = deployment.homes_up();
+    for (index, home) in homes.iter_mut().enumerate() {
+        home.retain(|node| !sick.iter().any(|sick| sick.is(index, node)));
+    }
+    homes
+}
+
+fn has_lost_one(deployment: &Deployment, sick: &[Sick]) -> bool {
+    homes_well(deployment, sick).iter().any(Vec::is_empty)
 }
 
 /// Tells generations of nodes that are lost, and has those that came back drop what nobody needs any more. Whether any node
@@ -122,10 +150,11 @@ fn revisit(generations: &Arc<Generations>, epochs: &mut HashMap<String, (Option<
     changed
 }
 
-fn plan(generations: &Generations, active: &Running, replan_after: Duration, unfit: &Unfit) -> Plan {
+fn plan(generations: &Generations, active: &Running, replan_after: Duration, unfit: &Unfit, sick: &[Sick]) -> Plan {
     let deployment = &active.deployment;
-    let fits = |index: usize, node: &Arc<Member>| !unfit.has(index, node);
-    let mut homes = deployment.homes_up();
+    let is_sick = |index: usize, node: &Arc<Member>| sick.iter().any(|sick| sick.is(index, node));
+    let fits = |index: usize, node: &Arc<Member>| !unfit.has(index, node) && !is_sick(index, node);
+    let mut homes = homes_well(deployment, sick);
     for (index, home) in homes.iter_mut().enumerate() {
         // A replica that cannot go into another generation must not keep the others out of it.
         if home.iter().any(|node| fits(index, node)) {
@@ -138,6 +167,11 @@ fn plan(generations: &Generations, active: &Running, replan_after: Duration, unf
     };
     let lost: Vec<usize> = (0..homes.len()).filter(|&index| homes[index].is_empty()).collect();
     if lost.is_empty() {
+        if !sick.is_empty() {
+            // As long as it is there it draws requests, of which none is answered: the other replicas go on without it.
+            spread_out(deployment, &generations.setup.wanted(&deployment.pipeline), &mut homes, idle);
+            return Plan::Move(homes, Before::IsLost);
+        }
         if active.age() <= SETTLED {
             return Plan::Whole;
         }
@@ -148,7 +182,7 @@ fn plan(generations: &Generations, active: &Running, replan_after: Duration, unf
         };
     }
     for &index in &lost {
-        let Some(lost) = Loss::of(deployment, index) else { continue };
+        let Some(lost) = Loss::of(deployment, index, sick) else { continue };
         if let Some(node) = idle(&homes, index) {
             homes[index].push(node);
             continue;
@@ -223,16 +257,21 @@ struct Loss {
 
 impl Loss {
     /// `None` if one has come back.
-    fn of(deployment: &Deployment, index: usize) -> Option<Self> {
-        let down: Option<Vec<(String, Down)>> =
-            deployment.nodes_of(index).map(|node| Some((node.name(), node.down()?))).collect();
-        let down = down?;
-        let is_certain = down.iter().all(|(_, down)| down.certainty == Certainty::Certain);
-        let what = |(name, down): &(String, Down)| format!("its node \"{name}\" does not answer ({})", down.cause);
+    fn of(deployment: &Deployment, index: usize, sick: &[Sick]) -> Option<Self> {
+        let of_one = |node: &Arc<Member>| {
+            if let Some(Sick { since, cause, .. }) = sick.iter().find(|sick| sick.is(index, node)) {
+                return Some(Self { since: *since, certainty: Certainty::Certain, what: cause.clone() });
+            }
+            let Down { since, cause, certainty } = node.down()?;
+            let what = format!("its node \"{}\" does not answer ({cause})", node.name());
+            Some(Self { since, certainty, what })
+        };
+        let all: Vec<Self> = deployment.nodes_of(index).map(of_one).collect::<Option<_>>()?;
+        let is_certain = all.iter().all(|loss| loss.certainty == Certainty::Certain);
         Some(Self {
-            since: down.iter().map(|(_, down)| down.since).max()?,
+            since: all.iter().map(|loss| loss.since).max()?,
             certainty: if is_certain { Certainty::Certain } else { Certainty::Late },
-            what: down.iter().map(what).collect::<Vec<_>>().join(", "),
+            what: all.into_iter().map(|loss| loss.what).collect::<Vec<_>>().join(", "),
         })
     }
 }

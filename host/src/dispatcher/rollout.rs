@@ -6,7 +6,7 @@ use super::generations::{Before, Generations, Trouble};
 use super::placement::{self, Homes};
 use super::running::Running;
 use crate::pipeline::Pipeline;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use axum::http::StatusCode;
 use defer_partition::TensorInfo;
 use serde::Serialize;
@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
-/// Attempts to have the old pipeline back, where the new one could not take its place after it was stopped.
-const RETURNS: u32 = 20;
+/// Attempts to have the old pipeline back, where the new one could not take its place after it was stopped, before the client
+/// is told; they go on after that.
+const RETURNS: u32 = 6;
 const BREATH: Duration = Duration::from_millis(500);
 
 /// How to go over.
@@ -58,7 +59,7 @@ pub enum RolloutError {
     Failed(anyhow::Error),
     #[error("the new pipeline could not be loaded, and the old one is back: {0:#}")]
     Returned(anyhow::Error),
-    #[error("the new pipeline could not be loaded, and neither can the old one: {0:#}")]
+    #[error("the new pipeline could not be loaded, and neither can the old one, which is tried again and again: {0:#}")]
     Down(anyhow::Error),
 }
 
@@ -80,7 +81,8 @@ pub async fn deploy(generations: &Arc<Generations>, pipeline: Pipeline, way: Way
     if let Some((canary, _)) = generations.canary() {
         return Err(RolloutError::OnTrial(canary.number()));
     }
-    let active = generations.active().ok_or(RolloutError::Busy)?;
+    let stranded = generations.stranded();
+    let active = generations.active().or_else(|| stranded.clone()).ok_or(RolloutError::Busy)?;
     let pipeline = Arc::new(generations.setup.rounding.of(pipeline));
     check(generations, &active, &pipeline).await?;
     let nodes = homes(generations, &active, &pipeline)?;
@@ -98,6 +100,10 @@ pub async fn deploy(generations: &Arc<Generations>, pipeline: Pipeline, way: Way
         return Ok(RolledOut { generation, state: "canary", first_seq, previous_generation });
     }
     let first_seq = generations.commit(&next, Some(tentative), Before::Finishes).map_err(RolloutError::Failed)?;
+    if let Some(old) = stranded {
+        generations.restart(&old).await;
+        generations.strand(None);
+    }
     Ok(RolledOut { generation, state: "active", first_seq, previous_generation })
 }
 
@@ -179,10 +185,39 @@ async fn stop_first(
         }
         tokio::time::sleep(BREATH).await;
     }
-    let cause = last.map_or_else(String::new, |last| format!("{last:#}"));
-    let reason = format!("neither the new pipeline nor the old one can be loaded: {cause}; restart the dispatcher");
-    generations.trouble.send_replace(Trouble::Stuck(reason));
+    generations.trouble.send_replace(stuck(&last.unwrap_or_else(|| anyhow!("it was not tried"))));
+    generations.strand(Some(Arc::clone(active)));
     Err(RolloutError::Down(error))
+}
+
+fn stuck(cause: &anyhow::Error) -> Trouble {
+    Trouble::Stuck(format!("neither the new pipeline nor the old one can be loaded, which is tried on: {cause:#}"))
+}
+
+/// Tries once to have the pipeline back that was stopped for one that could not take its place, where that is so.
+pub async fn bring_back(generations: &Arc<Generations>) {
+    let Some(old) = generations.stranded() else { return };
+    let Some(_change) = generations.try_change() else { return };
+    if generations.active().is_some() {
+        return;
+    }
+    let pipeline = &old.deployment.pipeline;
+    let up: Vec<_> = generations.fleet.up().cloned().collect();
+    let homes = placement::fill_or_share(&generations.setup.wanted(pipeline), &old.deployment.homes_up(), &up);
+    let started = match homes {
+        Some(homes) => start(generations, &old, pipeline, &homes).await,
+        None => Err(anyhow!("no node answers")),
+    };
+    match started {
+        Ok((generation, _)) => {
+            tracing::warn!(generation, "the old pipeline is back");
+            generations.strand(None);
+        }
+        Err(error) => {
+            generations.trouble.send_replace(stuck(&error));
+            tokio::time::sleep(BREATH).await;
+        }
+    }
 }
 
 /// Prepares and commits, where nothing is active; what was pending in `old` starts again.

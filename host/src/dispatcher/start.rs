@@ -1,12 +1,13 @@
 //! The first generation of a dispatcher's life.
 
+use super::Config;
 use super::deploy::{self, Progress};
 use super::failure::PartFailed;
 use super::fleet::{Fleet, Member};
 use super::generations::{Before, Generations};
 use super::nodes::{Answered, NoRoom, Taken};
 use super::placement::{self, Homes, has};
-use super::record::Active;
+use super::record::{Active, Home};
 use crate::pipeline::Pipeline;
 use anyhow::{Context as _, Result, anyhow, bail};
 use reqwest::{StatusCode, Url};
@@ -18,6 +19,32 @@ use tokio_util::sync::CancellationToken;
 const RETAKE: Duration = Duration::from_secs(2);
 /// How long what earlier dispatchers left may finish what is in it.
 const DRAIN_OLD: Duration = Duration::from_secs(10);
+
+/// Waits for the nodes that are to have stages: those that had them when the life before ended, or else those that were given.
+///
+/// # Errors
+/// When one of those that were given does not answer in time; a life that goes on can do so on other nodes.
+pub(super) async fn meet(
+    fleet: &Fleet,
+    config: &Config,
+    before: Option<&Active>,
+    shutdown: &CancellationToken,
+) -> Result<()> {
+    let had = before.map(|before| before.nodes.iter().flat_map(Home::urls).cloned().collect::<Vec<_>>());
+    let is_awaited = |url: &Url| match &had {
+        Some(had) => had.iter().any(|had| had == url.as_str()),
+        None => config.nodes.iter().flatten().any(|given| given == url),
+    };
+    let met = shutdown.run_until_cancelled(fleet.meet(config.wait_for_nodes, is_awaited)).await;
+    match met.unwrap_or_else(|| Err(anyhow!("interrupted while waiting for nodes")))? {
+        Some(error) if before.is_none() => Err(error),
+        Some(error) => {
+            tracing::warn!(error = format!("{error:#}"), "a node that had a stage does not answer; it may come later");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
 
 /// What runs first, and where: what was active when the life before ended, or else what was given.
 pub(super) fn first(
@@ -40,15 +67,9 @@ pub(super) fn first(
     tracing::info!(generation, "going on where the last life of this dispatcher ended");
     let pipeline = generations.setup.rounding.of(pipeline);
     let now: Homes = nodes.iter().map(|home| home.urls().iter().filter_map(|url| member(url)).collect()).collect();
-    let mut homes = placement::fill(&generations.setup.wanted(&pipeline), &now, fleet.up());
-    for index in 0..homes.len() {
-        if homes[index].is_empty() {
-            let shared = fleet.up().find(|node| !has(&homes, node)).or_else(|| fleet.up().next());
-            let node = shared.with_context(|| format!("no node answers that stage {index} could run on"))?;
-            homes[index].push(Arc::clone(node));
-        }
-    }
-    Ok((Arc::new(pipeline), homes))
+    let up: Vec<Arc<Member>> = fleet.up().cloned().collect();
+    let homes = placement::fill_or_share(&generations.setup.wanted(&pipeline), &now, &up);
+    Ok((Arc::new(pipeline), homes.context("no node answers that its stages could run on")?))
 }
 
 /// Has the first generation prepared and makes it active; what earlier dispatchers left is dropped.

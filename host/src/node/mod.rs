@@ -1,5 +1,6 @@
 //! A node: one process that runs stages. Its REST port takes orders, its relay port takes frames.
 
+mod ailing;
 mod candidates;
 mod choices;
 mod config;

@@ -83,12 +83,16 @@ impl Watcher for Outlet {
         self.counters.link.record(bytes, took);
     }
 
-    fn turned(&self, _link: usize, is_up: bool) {
+    fn turned(&self, _link: usize, end: &End, is_up: bool) {
+        if is_up {
+            self.counters.unreached.reached(&end.relay);
+        }
         let Identity { pipeline, generation, stage, .. } = &self.identity;
         tracing::debug!(pipeline, generation, stage, is_up, "link to the next stage");
     }
 
     fn failed(&self, end: &End, error: &LinkError, pause: &Pause) {
+        self.counters.unreached.failed(&end.relay, error);
         // The next node may not have loaded its stage yet, so a first refusal is no news.
         if pause.has_become_long() {
             let Identity { pipeline, generation, stage, .. } = &self.identity;

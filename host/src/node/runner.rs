@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Time between two attempts at a fresh session.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_secs(10);
+/// How often a slot that does not compute looks whether it can again, where nobody asks it to.
+const LOOK: Duration = Duration::from_secs(1);
 /// Requests that are remembered for having taken too long.
 const REMEMBERED: usize = 64;
 
@@ -31,6 +33,8 @@ pub struct Health(Mutex<Condition>);
 #[derive(Debug, Default)]
 struct Condition {
     failure: Option<String>,
+    /// Since when no fresh session is to be had, either.
+    given_up: Option<Instant>,
     /// Dispatcher incarnation and number of requests that took too long. A dispatcher that had no answer for a while sends
     /// them again, and each would cost its full time again, or a thread.
     late: VecDeque<(u64, u64)>,
@@ -42,8 +46,26 @@ impl Health {
         self.lock().failure.clone()
     }
 
-    fn set(&self, failure: Option<String>) {
-        self.lock().failure = failure;
+    /// Why it does not, and since when, where this is no matter of moments.
+    pub fn given_up(&self) -> Option<(String, Instant)> {
+        let condition = self.lock();
+        Some((condition.failure.clone()?, condition.given_up?))
+    }
+
+    fn recover(&self) {
+        let mut condition = self.lock();
+        (condition.failure, condition.given_up) = (None, None);
+    }
+
+    /// For as long as it takes to have a fresh session.
+    fn fail(&self, cause: String) {
+        self.lock().failure = Some(cause);
+    }
+
+    fn give_up(&self, cause: String) {
+        let mut condition = self.lock();
+        condition.failure = Some(cause);
+        condition.given_up.get_or_insert_with(Instant::now);
     }
 
     fn remember(&self, tag: &Tag) {
@@ -125,7 +147,7 @@ impl Alarm for Call {
         let of = Arc::clone(&shared);
         if let Err(error) = of.thread("run", move || shared.take_over(queues, stub, session)) {
             tracing::error!(%error, "cannot replace a thread that the engine keeps");
-            of.health.set(Some(format!("no thread in the place of one that the engine keeps: {error}")));
+            of.health.give_up(format!("no thread in the place of one that the engine keeps: {error}"));
         }
     }
 }
@@ -153,7 +175,7 @@ impl Shared {
 
     fn compute(self: &Arc<Self>, mut seat: Seat, mut queues: Queues) {
         let call = Arc::new(Call { shared: Arc::clone(self), charge: Charge::default(), session: Mutex::default() });
-        while let Ok(mut job) = queues.jobs.recv() {
+        while let Some(mut job) = self.next_job(&mut seat, &queues) {
             // From here on there is room for another frame.
             job.credit = None;
             let Job { tag, deadline, content, mut work, .. } = job;
@@ -190,6 +212,20 @@ impl Shared {
             };
             if queues.next.send(Job { tag, deadline, content, work, credit: None }).is_err() {
                 return;
+            }
+        }
+    }
+
+    /// The next request; until it comes, a slot that does not compute tries to again.
+    fn next_job(self: &Arc<Self>, seat: &mut Seat, queues: &Queues) -> Option<Job<Vec<Named>>> {
+        loop {
+            if matches!(seat, Seat::Ready(_)) {
+                return queues.jobs.recv().ok();
+            }
+            match queues.jobs.recv_timeout(LOOK) {
+                Ok(job) => return Some(job),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.settle(seat, Some(Instant::now())),
             }
         }
     }
@@ -236,7 +272,7 @@ impl Shared {
         match told.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(Ok(instance)) => {
                 tracing::info!(stage = self.identity.stage, "computing again, on a fresh session");
-                self.health.set(None);
+                self.health.recover();
                 *seat = Seat::Ready(instance);
             }
             Ok(Err(error)) => *seat = self.failed(format!("{cause}; and then: {error}")),
@@ -246,7 +282,7 @@ impl Shared {
     }
 
     fn failed(&self, cause: String) -> Seat {
-        self.health.set(Some(cause.clone()));
+        self.health.give_up(cause.clone());
         Seat::Failed { cause, again: Instant::now() + BETWEEN_ATTEMPTS }
     }
 
@@ -257,7 +293,7 @@ impl Shared {
         let abandoned = abandoned::count();
         tracing::warn!(stage = self.identity.stage, abandoned, cause, "a thread is abandoned to the engine");
         self.health.remember(&tag);
-        self.health.set(Some(cause.clone()));
+        self.health.fail(cause.clone());
         let failure = self.failure(limit.kind, cause.clone());
         // Before the failure is out: who has heard it and then asks for the stage's state must hear what follows from it.
         let seat = match abandoned < abandoned::LIMIT {
@@ -278,7 +314,7 @@ impl Shared {
             let fresh = of.loaded.renew(stuck.as_ref()).and_then(|()| Ok(of.loaded.instance()?));
             if fresh.is_ok() {
                 // Who goes by readiness sends nothing until it is said.
-                of.health.set(None);
+                of.health.recover();
             }
             // Nobody listens any more where the slot is gone.
             let _ = tell.send(fresh.map_err(|error| error.to_string()));

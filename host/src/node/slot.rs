@@ -1,6 +1,7 @@
 //! One stage of one generation at work: decode → sandbox → encode, each on a thread of its own, joined by short queues,
 //! so that the three overlap for different frames.
 
+use super::ailing::Unreached;
 use super::drift::Drift;
 use super::loaded::Loaded;
 use super::runner::{Health, Queues};
@@ -61,6 +62,8 @@ pub struct Counters {
     pub encode: Timings,
     /// How fast the link to the next stage is.
     pub link: LinkRate,
+    /// Nodes of the next stage to which there is none.
+    pub unreached: Unreached,
     pub codec_in_use: InUse,
 }
 

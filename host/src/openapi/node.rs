@@ -143,6 +143,20 @@ fn schemas() -> Value {
         ("digest", digest()),
         ("incarnation", described(count(), "Of the dispatcher that it waits for.")),
     ]);
+    let ailment = json!({ "oneOf": [
+        object([("engine", object([("cause", string())]))]),
+        object([("link", object([("relay", string())]))]),
+    ] });
+    let ailing = object([
+        ("pipeline", string()),
+        ("generation", count()),
+        ("index", count()),
+        ("ms", described(count(), "For how long.")),
+        (
+            "ailment",
+            described(ailment, "Its engine does not compute, or it cannot reach that relay of the next stage."),
+        ),
+    ]);
     let switched = object([("generation", count()), ("first_seq", count())]);
     let refused = object([("status", count()), ("error", string())]);
     json!({
@@ -150,6 +164,7 @@ fn schemas() -> Value {
             ("epoch", described(count(), "Drawn anew at each start of the node.")),
             ("draining", described(json!({ "type": "boolean" }), "Whether it is about to stop.")),
             ("candidates", array(candidate)),
+            ("ailing", described(array(ailing), "Stages that cannot work although the node lives; left out where there are none.")),
         ]),
         "Verdict": json!({ "oneOf": [
             { "const": "taken" },

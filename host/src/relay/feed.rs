@@ -64,8 +64,8 @@ impl Pause {
 pub trait Watcher: Sync {
     /// A frame was written to link number `link`, which took so long.
     fn sent(&self, link: usize, frame: &Outgoing, took: Duration);
-    /// Link number `link` is up now, or no more.
-    fn turned(&self, link: usize, is_up: bool);
+    /// Link number `link`, to `end`, is up now, or no more.
+    fn turned(&self, link: usize, end: &End, is_up: bool);
     /// There is no link to `end`, which is tried again after `pause`.
     fn failed(&self, end: &End, error: &LinkError, pause: &Pause);
 }
@@ -87,13 +87,13 @@ async fn keep_sending(link: usize, end: &End, mut frames: impl Supply, origin: &
         let error = match end.connect().await {
             Ok((connection, credit)) => {
                 pause.reset();
-                watcher.turned(link, true);
+                watcher.turned(link, end, true);
                 let sent = |frame: &Outgoing, took| watcher.sent(link, frame, took);
                 let result = tokio::select! {
                     result = send(connection, credit, origin, &mut frames, &end.limits.pool, &sent) => result,
                     () = end.cut.notified() => Err(LinkError::Closed),
                 };
-                watcher.turned(link, false);
+                watcher.turned(link, end, false);
                 frames.hand_back();
                 match result {
                     Ok(()) => return,

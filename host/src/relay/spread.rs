@@ -20,6 +20,10 @@ pub trait Supply: Send {
 
     /// The connection broke: what is held may go another way.
     fn hand_back(&mut self);
+
+    /// The peer will not have what is held: whether another one was found that may. A frame that is refused twice is at fault
+    /// itself.
+    fn pass_on(&mut self) -> bool;
 }
 
 /// A queue with one sender. What it holds waits for the next connection.
@@ -48,6 +52,10 @@ impl Supply for Queue {
     }
 
     fn hand_back(&mut self) {}
+
+    fn pass_on(&mut self) -> bool {
+        false
+    }
 }
 
 /// A queue that several senders share.
@@ -67,6 +75,8 @@ struct State {
     seats: Vec<Seat>,
     /// Frames given so far.
     turn: u64,
+    /// The frame that was refused last.
+    refused: Option<(u64, u64, u32)>,
     /// Nothing comes any more.
     is_over: bool,
 }
@@ -92,7 +102,7 @@ impl Spread {
     /// A queue for `senders`, and the share of each.
     pub fn new(senders: usize) -> (Arc<Self>, Vec<Share>) {
         let seats = (0..senders).map(|_| Seat { place: Place::Busy, last: 0 }).collect();
-        let state = State { waiting: VecDeque::new(), seats, turn: 0, is_over: false };
+        let state = State { waiting: VecDeque::new(), seats, turn: 0, refused: None, is_over: false };
         let given = (0..senders).map(|_| Notify::new()).collect();
         let spread = Arc::new(Self { state: Mutex::new(state), wanted: Notify::new(), given });
         let share = |seat| Share { spread: Arc::clone(&spread), seat, held: None };
@@ -208,6 +218,18 @@ impl Supply for Share {
             self.spread.take_back(&mut state, frame);
         }
     }
+
+    fn pass_on(&mut self) -> bool {
+        let Some(frame) = self.held.take() else { return false };
+        let which = Some((frame.tag.incarnation, frame.tag.seq, frame.tag.attempt));
+        let mut state = self.spread.lock();
+        if std::mem::replace(&mut state.refused, which) == which {
+            self.held = Some(frame);
+            return false;
+        }
+        self.spread.take_back(&mut state, frame);
+        true
+    }
 }
 
 #[cfg(test)]
@@ -277,6 +299,23 @@ mod tests {
         assert_eq!(poll(&mut first, &one), None);
         spread.lock().is_over = true;
         assert_eq!(poll(&mut first, &one), None);
+    }
+
+    #[test]
+    fn a_frame_that_one_refuses_goes_to_another_and_no_further() {
+        let (_spread, mut shares) = Spread::new(2);
+        let one = room(1);
+        let mut second = shares.pop().unwrap();
+        let mut first = shares.pop().unwrap();
+        *first.held() = Some(frame(7));
+        assert!(first.pass_on() && first.held().is_none());
+        assert!(pin!(second.fill(&one)).poll(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert!(!second.pass_on(), "it is the frame that is wrong");
+        assert_eq!(second.held().take().unwrap().tag.seq, 7);
+        // Another one is not judged by it.
+        *second.held() = Some(frame(8));
+        assert!(second.pass_on());
+        assert_eq!(poll(&mut first, &one), Some(8));
     }
 
     #[tokio::test]

@@ -121,8 +121,8 @@ enum Reply {
 pub type Sent<'a> = dyn Fn(&Outgoing, Duration) + Send + Sync + 'a;
 
 /// Sends what `frames` yields until the connection ends or `frames` does (`Ok`). A frame that was not wholly written stays
-/// held, for the next connection; where the peer said that it will not have it, or its time is over, its failure goes in its
-/// place. `sent` is told of each frame written, and how long that took.
+/// held, for the next connection; where the peer said that it will not have it, it goes to another one if there is one, and
+/// else, or where its time is over, its failure goes in its place. `sent` is told of each frame written, and how long that took.
 pub async fn send(
     connection: Connection,
     credit: u32,
@@ -148,7 +148,10 @@ pub async fn send(
         (Some(LinkError::Closed) | None, Some(Err(error))) => error,
         (said, _) => said.unwrap_or(LinkError::Closed),
     };
-    if let (LinkError::Refused { peer, cause }, Some(frame)) = (&error, frames.held().as_mut()) {
+    if let LinkError::Refused { peer, cause } = &error
+        && !frames.pass_on()
+        && let Some(frame) = frames.held().as_mut()
+    {
         frame.fail(origin, FailureKind::Stage, format!("{peer} refused its frame: {cause}"));
     }
     if matches!(error, LinkError::Order(..) | LinkError::Frame(_)) {

@@ -166,6 +166,24 @@ fn no_more_threads_than_the_limit_are_given_up_and_the_stage_says_that_it_failed
 }
 
 #[test]
+fn a_stage_that_its_node_can_no_longer_compute_moves_to_a_spare() {
+    let staged = stage("given-up", &products(), 1, &[]);
+    let folder = folder("given-up");
+    let short = ["--engine", "tract", "--engine-timeout", "0.1"];
+    let nodes = vec![Node::start(&folder, "n0", &short), Node::start(&folder, "n1", &["--engine", "tract"])];
+    let chain = Chain::over(nodes, &staged, &[]);
+    for number in 0..defer_host::engine::abandoned::LIMIT {
+        let refusal = chain.infer(&products_inputs(MANY + number)).unwrap_err();
+        assert!(refusal.error.contains("would not stop"), "{number}: {}", refusal.error);
+    }
+    poll("its stage on the spare", || (chain.admin()["generations"][0]["stages"][0]["node"] == "n1").then_some(()));
+    let inputs = products_inputs(3);
+    assert_same(&chain.infer_in_time(&inputs), &staged.whole(&inputs), "the spare");
+    let said = chain.dispatcher.stderr_tail();
+    assert!(said.contains("does not compute it (the engine computed for longer than 0.1 s"), "{said}");
+}
+
+#[test]
 fn a_load_that_takes_too_long_is_given_up_and_others_load() {
     for engine in ["onnxruntime", "tract"] {
         let name = format!("load-{engine}");

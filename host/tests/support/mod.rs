@@ -8,6 +8,7 @@ pub mod outer_build;
 
 pub mod chain;
 pub mod emulated;
+pub mod gate;
 pub mod guests;
 pub mod hand;
 pub mod hostile;

@@ -6,6 +6,8 @@ use crate::support::http::{Reply, Request};
 use crate::support::networks::{Staged, heavy, outer, stage};
 use crate::support::{folder, poll, run, stderr};
 use crate::traffic::Versions;
+use defer_partition::onnx::proto::{ModelProto, TensorProto};
+use defer_partition::testing::op;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -182,4 +184,38 @@ fn where_there_is_no_room_for_both_the_old_one_is_stopped_first() {
     crate::support::networks::assert_same(&chain.infer(&inputs).unwrap(), &first.whole(&inputs), "the old one");
     deploy(&chain, &["--pipeline", folder_of(&second), "--stop-first"]);
     crate::support::networks::assert_same(&chain.infer(&inputs).unwrap(), &second.whole(&inputs), "the new one");
+}
+
+/// Like [`heavy`] of 16 MiB, and twice as much.
+fn twice_heavy() -> ModelProto {
+    let (mut both, other) = (heavy(16, 2), heavy(16, 3));
+    let (graph, other) = (both.graph.as_mut().unwrap(), other.graph.unwrap());
+    graph.initializer.extend(other.initializer.into_iter().map(|w| TensorProto { name: Some("v".into()), ..w }));
+    graph.node =
+        vec![op("MatMul", &["x", "w"], &["a"]), op("MatMul", &["x", "v"], &["b"]), op("Add", &["a", "b"], &["y"])];
+    both
+}
+
+#[test]
+fn an_old_pipeline_that_could_not_be_had_back_at_once_comes_back_later() {
+    let limit = memory_limit("neither", &[], 24);
+    let first = stage("neither", &heavy(16, 1), 1, &[]);
+    let chain = Chain::over(nodes("neither", 1, &["--memory-limit", &limit, "--store-limit", "40"]), &first, &[]);
+    let folder = folder("neither-second");
+    let model = folder.join("neither.onnx");
+    std::fs::write(&model, prost::Message::encode_to_vec(&twice_heavy())).unwrap();
+    let second = crate::support::networks::cut(model.to_str().unwrap(), &folder.join("stages"), 1, &[]).unwrap();
+    // The old stage's file is away, and its node has no room for both.
+    let file = first.folder.join(&first.pipeline.stages[0].file);
+    let aside = folder.join("aside.wasm");
+    std::fs::rename(&file, &aside).unwrap();
+    let output = run(&["deploy", "--admin", admin(&chain), "--pipeline", folder_of(&second), "--stop-first"]);
+    let said = stderr(&output);
+    assert!(said.contains("neither can the old one") && said.contains("serve --memory-limit"), "{said}");
+    let inputs = first.inputs(1, 2);
+    let refusal = chain.infer(&inputs).unwrap_err();
+    assert!(refusal.status == 503 && refusal.error.contains("neither the new pipeline"), "{}", refusal.error);
+    std::fs::rename(&aside, &file).unwrap();
+    let got = chain.infer_in_time(&inputs);
+    crate::support::networks::assert_same(&got, &first.whole(&inputs), "the old one");
 }

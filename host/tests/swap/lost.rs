@@ -26,7 +26,7 @@ enum Fault {
 }
 
 /// The nodes of the active generation, stage by stage.
-fn homes(chain: &Chain) -> Vec<String> {
+pub fn homes(chain: &Chain) -> Vec<String> {
     let admin = chain.admin();
     let stages = admin["generations"][0]["stages"].as_array().unwrap().clone();
     stages.iter().map(|stage| stage["node"].as_str().unwrap().to_owned()).collect()

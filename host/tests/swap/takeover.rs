@@ -1,9 +1,10 @@
 //! A dispatcher that dies, and its next life.
 
+use crate::lost::nodes;
 use crate::stages::{settled, swap};
-use crate::support::chain::Chain;
-use crate::support::networks::{assert_same, long, stage};
-use crate::support::{folder, poll};
+use crate::support::chain::{Chain, Node, spawn_dispatcher};
+use crate::support::networks::{assert_same, ladder, long, stage};
+use crate::support::{PATIENCE, folder, poll};
 use crate::traffic::Versions;
 use serde_json::{Value, json};
 use std::thread;
@@ -46,6 +47,27 @@ fn the_next_life_of_a_dispatcher_goes_on_with_what_its_nodes_run() {
     nodes[2].start_again();
     let chain = Chain::over(nodes, &versions.0[1], &flags);
     assert_same(&chain.infer(&inputs).unwrap(), &want, "the other pipeline");
+}
+
+#[test]
+fn a_dispatcher_waits_for_nodes_that_start_after_it() {
+    let staged = stage("late", &ladder(2), 2, &[]);
+    let mut nodes = nodes("late", 2, &[]);
+    nodes[1].process.kill();
+    let state = folder("late-dispatcher");
+    let state_dir = ["--state-dir", state.to_str().unwrap()];
+    let both: Vec<&Node> = nodes.iter().collect();
+    let mut hasty = spawn_dispatcher(&staged, &both, &[&state_dir[..], &["--wait-for-nodes", "0"]].concat());
+    assert_eq!(hasty.wait_exit(PATIENCE).unwrap().code(), Some(1));
+    assert!(hasty.stderr_tail().contains(nodes[1].url()), "{}", hasty.stderr_tail());
+    assert!(!state.join("dispatcher.json").exists(), "a life that asked nothing of anybody");
+    let mut patient = spawn_dispatcher(&staged, &both, &["--wait-for-nodes", "100"]);
+    poll("a word that it waits", || patient.stderr_tail().contains("waiting for a node").then_some(()));
+    nodes[1].start_again();
+    patient.wait_listening(&["inference"], PATIENCE).unwrap();
+    let inputs = staged.inputs(1, 2);
+    let got = crate::support::http::infer(patient.address("inference"), "late", &inputs).unwrap();
+    assert_same(&got, &staged.whole(&inputs), "the patient one");
 }
 
 #[test]

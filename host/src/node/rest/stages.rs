@@ -3,6 +3,7 @@
 use super::Shared;
 use crate::dispatcher::nodes::{Pulse, Verdict};
 use crate::http::{ApiError, Path, announced, status_of};
+use crate::node::ailing::ailing;
 use crate::node::swap::{SwapError, Swapped};
 use axum::Json;
 use axum::body::Body;
@@ -53,7 +54,8 @@ pub(super) async fn pulse(
 ) -> Result<Json<Pulse>, ApiError> {
     let Query(Asking { incarnation }) = asking.map_err(|error| super::bad_request(&error))?;
     let candidates = node.candidates().waiting(incarnation);
-    Ok(Json(Pulse { epoch: node.epoch(), draining: node.is_draining(), candidates }))
+    let ailing = ailing(&node.generations());
+    Ok(Json(Pulse { epoch: node.epoch(), draining: node.is_draining(), candidates, ailing }))
 }
 
 pub(super) async fn settle(

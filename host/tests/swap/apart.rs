@@ -1,0 +1,98 @@
+//! Nodes that live, and do not reach each other.
+
+use crate::lost::{homes, is_up, nodes};
+use crate::support::chain::{Chain, Node};
+use crate::support::gate::Gate;
+use crate::support::{folder, poll};
+use crate::traffic::Versions;
+use serde_json::json;
+
+/// Nodes n0 to n3; those of `gated` are reached by others through a gate only.
+fn gated<const N: usize>(name: &str, gated: [usize; N]) -> (Vec<Node>, [Gate; N]) {
+    let gates = gated.map(|_| Gate::new());
+    let mut nodes = nodes(name, 4, &[]);
+    for (gate, at) in gates.iter().zip(gated) {
+        let advertise = ["--advertise".to_owned(), gate.address.to_string()];
+        let flags: Vec<&str> = advertise.iter().map(String::as_str).collect();
+        nodes[at] = Node::start(&folder(&format!("apart-{name}-{at}")), &format!("n{at}"), &flags);
+        gate.lead_to(nodes[at].relay());
+    }
+    (nodes, gates)
+}
+
+fn assert_none_failed(chain: &Chain) {
+    let admin = chain.admin();
+    assert_eq!(admin["counters"]["failed"], 0, "{admin}");
+}
+
+#[test]
+fn a_node_that_another_does_not_reach_leaves_its_stage_to_the_spare() {
+    let versions = Versions::of("apart", &[[1, 2, 3]]);
+    let (nodes, [gate]) = gated("one", [1]);
+    let chain = Chain::over(nodes, &versions.0[0], &[]);
+    let traffic = versions.traffic(&chain.door, 3);
+    traffic.goes_on("the start");
+    gate.shut();
+    poll("the spare in its place", || (homes(&chain) == ["n0", "n3", "n2"]).then_some(()));
+    traffic.goes_on("the cut");
+    assert!(is_up(&chain, "n1"));
+    // What was cut off is the spare now.
+    gate.open();
+    let mut chain = chain;
+    chain.nodes[3].process.kill();
+    poll("its stage again", || (homes(&chain) == ["n0", "n1", "n2"]).then_some(()));
+    traffic.goes_on("the loss of the spare");
+    assert_none_failed(&chain);
+    traffic.end();
+}
+
+#[test]
+fn a_node_that_reaches_nobody_is_at_fault_itself() {
+    let versions = Versions::of("alone", &[[1, 2, 3]]);
+    let (nodes, [first, second]) = gated("alone", [1, 3]);
+    let chain = Chain::over(nodes, &versions.0[0], &[]);
+    let traffic = versions.traffic(&chain.door, 3);
+    traffic.goes_on("the start");
+    first.shut();
+    second.shut();
+    // Stage 1 can only be where it is reached without a gate, whoever is tried before.
+    poll("a chain without a gate between", || (homes(&chain)[1] == "n0").then_some(()));
+    traffic.goes_on("both cuts");
+    assert_none_failed(&chain);
+    traffic.end();
+}
+
+#[test]
+fn the_other_replica_goes_on_without_one_that_is_not_reached() {
+    let versions = Versions::of("apart-replica", &[[1, 2, 3]]);
+    let (nodes, [gate]) = gated("replica", [1]);
+    let chain = Chain::over(nodes, &versions.0[0], &["--replicas", "stage=1:2"]);
+    let traffic = versions.traffic(&chain.door, 3);
+    traffic.goes_on("the start");
+    assert!(homes(&chain).contains(&"n1".to_owned()));
+    gate.shut();
+    poll("a generation without it", || (!homes(&chain).contains(&"n1".to_owned())).then_some(()));
+    traffic.goes_on("the cut");
+    assert_none_failed(&chain);
+    traffic.end();
+}
+
+#[test]
+fn where_there_is_no_other_node_requests_fail_fast_until_the_link_is_back() {
+    let versions = Versions::of("severed", &[[1, 2, 3]]);
+    let staged = &versions.0[0];
+    let (mut nodes, [gate]) = gated("severed", [1]);
+    nodes.pop();
+    let chain = Chain::over(nodes, staged, &["--replan-after", "600"]);
+    let inputs = staged.inputs(1, 2);
+    assert!(chain.infer(&inputs).is_ok());
+    gate.shut();
+    let refusal = poll("a refusal", || match chain.door.try_infer(&inputs, &json!({"timeout": 1_000_000})) {
+        Some(Err(refusal)) if refusal.error.contains("no link from node \"n0\" to node \"n1\"") => Some(refusal),
+        _ => None,
+    });
+    assert_eq!(refusal.status, 503, "{}", refusal.error);
+    assert!(refusal.error.contains("stage 1 of pipeline \"severed\""), "{}", refusal.error);
+    gate.open();
+    poll("an answer", || chain.infer(&inputs).ok());
+}
