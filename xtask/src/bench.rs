@@ -17,6 +17,7 @@ use crate::{setup, workspace};
   cargo xtask bench plan
   cargo xtask bench swap
   cargo xtask bench recover --model ocr-rec
+  cargo xtask bench overload
   cargo xtask bench codec --each --model resnet50
   cargo xtask bench chain --nodes 1,2,4,6,8 --link-mbit 1000 --svg plots
   cargo xtask bench predict

@@ -3,12 +3,13 @@
 
 #[path = "../../src/bin/defer-lab/cluster.rs"]
 pub mod cluster;
+#[path = "../../src/bin/defer-lab/soak/gate.rs"]
+pub mod gate;
 #[path = "../../../xtask/src/outer_build.rs"]
 pub mod outer_build;
 
 pub mod chain;
 pub mod emulated;
-pub mod gate;
 pub mod guests;
 pub mod hand;
 pub mod hostile;

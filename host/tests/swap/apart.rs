@@ -2,20 +2,25 @@
 
 use crate::lost::{homes, is_up, nodes};
 use crate::support::chain::{Chain, Node};
-use crate::support::gate::Gate;
+use crate::support::gate::{Gate, Passage};
 use crate::support::{folder, poll};
 use crate::traffic::Versions;
 use serde_json::json;
+use std::sync::LazyLock;
+use tokio::runtime::Runtime;
+
+/// Where gates work.
+static GATES: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
 /// Nodes n0 to n3; those of `gated` are reached by others through a gate only.
 fn gated<const N: usize>(name: &str, gated: [usize; N]) -> (Vec<Node>, [Gate; N]) {
-    let gates = gated.map(|_| Gate::new());
+    let gates = gated.map(|_| GATES.block_on(Gate::open("127.0.0.1:0".parse().unwrap())).unwrap());
     let mut nodes = nodes(name, 4, &[]);
     for (gate, at) in gates.iter().zip(gated) {
         let advertise = ["--advertise".to_owned(), gate.address.to_string()];
         let flags: Vec<&str> = advertise.iter().map(String::as_str).collect();
         nodes[at] = Node::start(&folder(&format!("apart-{name}-{at}")), &format!("n{at}"), &flags);
-        gate.lead_to(nodes[at].relay());
+        gate.lead_to(nodes[at].relay().parse().unwrap());
     }
     (nodes, gates)
 }
@@ -32,12 +37,12 @@ fn a_node_that_another_does_not_reach_leaves_its_stage_to_the_spare() {
     let chain = Chain::over(nodes, &versions.0[0], &[]);
     let traffic = versions.traffic(&chain.door, 3);
     traffic.goes_on("the start");
-    gate.shut();
+    gate.set(Passage::Refused);
     poll("the spare in its place", || (homes(&chain) == ["n0", "n3", "n2"]).then_some(()));
     traffic.goes_on("the cut");
     assert!(is_up(&chain, "n1"));
     // What was cut off is the spare now.
-    gate.open();
+    gate.set(Passage::Open);
     let mut chain = chain;
     chain.nodes[3].process.kill();
     poll("its stage again", || (homes(&chain) == ["n0", "n1", "n2"]).then_some(()));
@@ -53,8 +58,8 @@ fn a_node_that_reaches_nobody_is_at_fault_itself() {
     let chain = Chain::over(nodes, &versions.0[0], &[]);
     let traffic = versions.traffic(&chain.door, 3);
     traffic.goes_on("the start");
-    first.shut();
-    second.shut();
+    first.set(Passage::Refused);
+    second.set(Passage::Refused);
     // Stage 1 can only be where it is reached without a gate, whoever is tried before.
     poll("a chain without a gate between", || (homes(&chain)[1] == "n0").then_some(()));
     traffic.goes_on("both cuts");
@@ -70,7 +75,7 @@ fn the_other_replica_goes_on_without_one_that_is_not_reached() {
     let traffic = versions.traffic(&chain.door, 3);
     traffic.goes_on("the start");
     assert!(homes(&chain).contains(&"n1".to_owned()));
-    gate.shut();
+    gate.set(Passage::Refused);
     poll("a generation without it", || (!homes(&chain).contains(&"n1".to_owned())).then_some(()));
     traffic.goes_on("the cut");
     assert_none_failed(&chain);
@@ -86,13 +91,13 @@ fn where_there_is_no_other_node_requests_fail_fast_until_the_link_is_back() {
     let chain = Chain::over(nodes, staged, &["--replan-after", "600"]);
     let inputs = staged.inputs(1, 2);
     assert!(chain.infer(&inputs).is_ok());
-    gate.shut();
+    gate.set(Passage::Refused);
     let refusal = poll("a refusal", || match chain.door.try_infer(&inputs, &json!({"timeout": 1_000_000})) {
         Some(Err(refusal)) if refusal.error.contains("no link from node \"n0\" to node \"n1\"") => Some(refusal),
         _ => None,
     });
     assert_eq!(refusal.status, 503, "{}", refusal.error);
     assert!(refusal.error.contains("stage 1 of pipeline \"severed\""), "{}", refusal.error);
-    gate.open();
+    gate.set(Passage::Open);
     poll("an answer", || chain.infer(&inputs).ok());
 }

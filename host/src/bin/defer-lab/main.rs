@@ -7,6 +7,7 @@ mod cluster;
 mod compare;
 mod demo;
 mod folder;
+mod http;
 mod soak;
 mod stages;
 mod stats;

@@ -29,6 +29,7 @@ pub enum Bench {
     Plan(plan::PlanArgs),
     Swap(change::SwapArgs),
     Recover(change::RecoverArgs),
+    Overload(change::OverloadArgs),
     /// What `chain` compares with: one engine in a loop
     #[command(hide = true)]
     Alone(alone::AloneArgs),
@@ -48,6 +49,7 @@ pub fn run(which: &Bench) -> Result<()> {
         Bench::Plan(args) => plan::run(args),
         Bench::Swap(args) => change::swap(args),
         Bench::Recover(args) => change::recover(args),
+        Bench::Overload(args) => change::overload(args),
     }
 }
 

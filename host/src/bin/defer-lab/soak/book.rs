@@ -1,7 +1,7 @@
 //! What became of every request, and what may have: which versions could answer it, and whether its dispatcher died.
 
-use super::http::Broken;
 use super::versions::Version;
+use crate::http::Broken;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! Clients of several kinds that ask all the while and check what they get.
 
 use super::book::{Book, Outcome};
-use super::http::{Connection, Reply};
 use super::versions::{MODEL, Versions};
+use crate::http::{Connection, Reply, Target};
 use defer_host::engine::Named;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -202,33 +202,13 @@ impl Asking {
         let id = format!("{number}");
         let inputs = &self.versions.requests[at];
         let timeout = if kind == Kind::Hurried { 1000 * (1 + number % 30) } else { 30_000_000 };
-        let (json, tensors): (String, Vec<u8>) = if kind == Kind::Json {
+        let to = Target { door: self.door, model: MODEL, key };
+        let bytes = if kind == Kind::Json {
             let inputs = &self.written[at];
-            (format!("{{\"id\":\"{id}\",\"parameters\":{{\"timeout\":{timeout}}},\"inputs\":{inputs}}}"), Vec::new())
+            to.post(&format!("{{\"id\":\"{id}\",\"parameters\":{{\"timeout\":{timeout}}},\"inputs\":{inputs}}}"), None)
         } else {
-            let declared: Vec<Value> = inputs
-                .iter()
-                .map(|(name, tensor)| {
-                    let size = json!({"binary_data_size": tensor.data.len()});
-                    json!({"name": name, "datatype": tensor.dtype, "shape": tensor.shape, "parameters": size})
-                })
-                .collect();
-            let parameters = json!({"binary_data_output": true, "timeout": timeout});
-            let json = json!({"id": id, "inputs": declared, "parameters": parameters}).to_string();
-            (json, inputs.iter().flat_map(|(_, tensor)| tensor.data.iter().copied()).collect())
+            to.binary(&id, inputs, timeout)
         };
-        let mut head = format!(
-            "POST /v2/models/{MODEL}/infer HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n",
-            self.door,
-            json.len() + tensors.len()
-        );
-        if kind != Kind::Json {
-            head += &format!("Inference-Header-Content-Length: {}\r\n", json.len());
-        }
-        if let Some(key) = key {
-            head += &format!("Idempotency-Key: {key}\r\n");
-        }
-        let bytes = [head.as_bytes(), b"\r\n", json.as_bytes(), &tensors].concat();
         Question { id, at, bytes }
     }
 }

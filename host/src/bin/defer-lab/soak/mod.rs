@@ -8,7 +8,6 @@ mod book;
 mod clients;
 mod deeds;
 mod gate;
-mod http;
 mod report;
 mod schedule;
 mod versions;

@@ -1,9 +1,11 @@
 //! What a change of generation costs those who ask meanwhile: real processes on loopback, and answers counted by the
 //! moment in which they came.
 
+mod overload;
 mod recover;
 mod swap;
 
+pub use overload::{OverloadArgs, run as overload};
 pub use recover::{RecoverArgs, run as recover};
 pub use swap::{SwapArgs, run as swap};
 

@@ -1,5 +1,7 @@
 //! One connection of a client, at the level of bytes: what a library would swallow counts here.
 
+use defer_host::engine::Named;
+use serde_json::{Value, json};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -28,6 +30,44 @@ pub struct Reply {
     /// Length of the JSON before binary tensors.
     pub json: Option<usize>,
     pub body: Vec<u8>,
+}
+
+/// Where requests go.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub door: SocketAddr,
+    pub model: &'a str,
+    pub key: Option<&'a str>,
+}
+
+impl Target<'_> {
+    /// The bytes of a request whose JSON is `json`, with the tensors that it announces where they are `binary`.
+    pub fn post(self, json: &str, binary: Option<&[u8]>) -> Vec<u8> {
+        let Self { door, model, key } = self;
+        let length = json.len() + binary.map_or(0, <[u8]>::len);
+        let mut head =
+            format!("POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {door}\r\nContent-Length: {length}\r\n");
+        if binary.is_some() {
+            head += &format!("Inference-Header-Content-Length: {}\r\n", json.len());
+        }
+        if let Some(key) = key {
+            head += &format!("Idempotency-Key: {key}\r\n");
+        }
+        [head.as_bytes(), b"\r\n", json.as_bytes(), binary.unwrap_or_default()].concat()
+    }
+
+    /// The bytes of a request with `inputs` in binary, to be answered in binary within `timeout_us`.
+    pub fn binary(self, id: &str, inputs: &[Named], timeout_us: u64) -> Vec<u8> {
+        let declare = |(name, tensor): &Named| {
+            let size = json!({"binary_data_size": tensor.data.len()});
+            json!({"name": name, "datatype": tensor.dtype, "shape": tensor.shape, "parameters": size})
+        };
+        let declared: Vec<Value> = inputs.iter().map(declare).collect();
+        let parameters = json!({"binary_data_output": true, "timeout": timeout_us});
+        let json = json!({"id": id, "inputs": declared, "parameters": parameters}).to_string();
+        let tensors: Vec<u8> = inputs.iter().flat_map(|(_, tensor)| tensor.data.iter().copied()).collect();
+        self.post(&json, Some(&tensors))
+    }
 }
 
 /// A client's connection, which is kept as long as it can be.
