@@ -36,9 +36,22 @@ pub struct Chain {
 /// Which links are up, by the place of their node among those of the stage.
 #[derive(Debug)]
 struct Links {
-    feed: Vec<AtomicBool>,
-    collect: Vec<AtomicBool>,
+    feed: Vec<Link>,
+    collect: Vec<Link>,
     broken: mpsc::UnboundedSender<Broken>,
+}
+
+/// A link to one node.
+#[derive(Debug)]
+struct Link {
+    node: Arc<Member>,
+    is_up: AtomicBool,
+}
+
+impl Link {
+    fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed)
+    }
 }
 
 /// Where frames may have been lost.
@@ -51,15 +64,18 @@ enum Broken {
 }
 
 impl Links {
-    fn new(feed: usize, collect: usize) -> (Self, mpsc::UnboundedReceiver<Broken>) {
-        let down = |links| (0..links).map(|_| AtomicBool::new(false)).collect();
+    fn new(deployment: &Deployment) -> (Self, mpsc::UnboundedReceiver<Broken>) {
+        let link = |node: &Arc<Member>| Link { node: Arc::clone(node), is_up: AtomicBool::new(false) };
+        let down = |stage: usize| deployment.nodes_of(stage).map(link).collect();
         let (broken, news) = mpsc::unbounded_channel();
-        (Self { feed: down(feed), collect: down(collect), broken }, news)
+        (Self { feed: down(0), collect: down(deployment.pipeline.stages.len() - 1), broken }, news)
     }
 
-    fn turn(&self, link: &AtomicBool, is_up: bool, what: Broken) {
-        link.store(is_up, Ordering::Relaxed);
+    fn turn(&self, link: &Link, is_up: bool, what: Broken) {
+        link.is_up.store(is_up, Ordering::Relaxed);
         if !is_up {
+            // Its process may have died this moment.
+            link.node.suspect();
             self.tell(what);
         }
     }
@@ -70,8 +86,8 @@ impl Links {
     }
 }
 
-fn is_any(links: &[AtomicBool]) -> bool {
-    links.iter().any(|link| link.load(Ordering::Relaxed))
+fn is_any(links: &[Link]) -> bool {
+    links.iter().any(Link::is_up)
 }
 
 impl Chain {
@@ -101,7 +117,7 @@ impl Chain {
         };
         let first: Arc<[End]> = ends(Role::Feed, 0, 0).into();
         let last = ends(Role::Collect, deployment.pipeline.stages.len() - 1, outputs.len());
-        let (links, broken) = Links::new(first.len(), last.len());
+        let (links, broken) = Links::new(deployment);
         let links = Arc::new(links);
         let ingress = Arc::new(Ingress::new(deployment.codec_in));
         // A replay goes through the same queue as new requests, so that order is kept.
@@ -145,10 +161,10 @@ impl Chain {
     /// Ends the links for good.
     pub fn close(&self) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.all().for_each(|link| link.store(false, Ordering::Relaxed));
+        self.all().for_each(|link| link.is_up.store(false, Ordering::Relaxed));
     }
 
-    fn all(&self) -> impl Iterator<Item = &AtomicBool> {
+    fn all(&self) -> impl Iterator<Item = &Link> {
         self.links.feed.iter().chain(&self.links.collect)
     }
 
@@ -159,14 +175,14 @@ impl Chain {
 
     /// Waits until every link is up.
     pub async fn wait_until_up(&self) {
-        while !self.all().all(|link| link.load(Ordering::Relaxed)) {
+        while !self.all().all(Link::is_up) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     /// The stage, and the place among its nodes, of one to which there is no link: 0 where there are links to all.
     pub fn missing(&self, last_stage: usize) -> (usize, usize) {
-        let down = |links: &[AtomicBool]| links.iter().position(|link| !link.load(Ordering::Relaxed));
+        let down = |links: &[Link]| links.iter().position(|link| !link.is_up());
         match (down(&self.links.feed), down(&self.links.collect)) {
             (None, Some(place)) => (last_stage, place),
             (place, _) => (0, place.unwrap_or(0)),

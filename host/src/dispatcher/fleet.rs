@@ -12,7 +12,7 @@ use reqwest::Url;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Between two beats of a node that answers.
@@ -59,6 +59,7 @@ impl Rhythm {
 pub struct Member {
     pub client: NodeClient,
     seen: Mutex<Seen>,
+    suspected: Notify,
 }
 
 #[derive(Debug)]
@@ -91,7 +92,11 @@ impl Member {
     fn new(client: NodeClient) -> Self {
         let down =
             Some(Down { since: Instant::now(), cause: "it was not asked yet".to_owned(), certainty: Certainty::Late });
-        Self { client, seen: Mutex::new(Seen { info: None, epoch: None, down, ailing: Vec::new() }) }
+        Self {
+            client,
+            seen: Mutex::new(Seen { info: None, epoch: None, down, ailing: Vec::new() }),
+            suspected: Notify::new(),
+        }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -123,6 +128,11 @@ impl Member {
 
     pub fn down(&self) -> Option<Down> {
         self.seen().down.clone()
+    }
+
+    /// Has its pulse felt at once.
+    pub fn suspect(&self) {
+        self.suspected.notify_one();
     }
 
     /// What keeps its stages from their work, as it said last.
@@ -266,7 +276,7 @@ impl Fleet {
                     if misses < MISSES { AGAIN } else { DEAD_BEAT }
                 }
             };
-            tokio::time::sleep(pause).await;
+            let _ = tokio::time::timeout(pause, member.suspected.notified()).await;
         }
     }
 

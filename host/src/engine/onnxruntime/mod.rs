@@ -121,7 +121,8 @@ impl Engine for OnnxRuntime {
         let inputs = names(session.inputs()).map_err(unfit)?;
         let outputs = names(session.outputs()).map_err(unfit)?;
         let run = Arc::new(Run { options: RunOptions::new().map_err(unfit)?, stopped: AtomicBool::new(false) });
-        Ok(Box::new(Loaded { session, inputs, outputs, expected: Expected::Unknown, run }))
+        let expected = Expected::Unknown;
+        Ok(Box::new(Loaded { session, inputs, outputs, expected, run, _trim: allocator::Trim }))
     }
 }
 
@@ -176,6 +177,8 @@ struct Loaded {
     outputs: Names,
     expected: Expected,
     run: Arc<Run>,
+    /// Dropped last.
+    _trim: allocator::Trim,
 }
 
 impl Loaded {
