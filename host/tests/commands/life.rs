@@ -80,10 +80,14 @@ fn told_to_stop_a_process_ends_well_and_leaves_nothing() {
     let door = chain.door.clone();
     let accepted = || chain.admin()["counters"]["accepted"].as_u64().unwrap();
     thread::scope(|scope| {
-        let clients: Vec<_> = (0..4).map(|_| scope.spawn(|| door.infer(&inputs))).collect();
-        poll("four accepted requests", || (accepted() == 4).then_some(()));
+        let clients: Vec<_> = (0..12).map(|_| scope.spawn(|| door.infer(&inputs))).collect();
+        poll("twelve accepted requests", || (accepted() == 12).then_some(()));
         let stop = rustix::process::Pid::from_raw(i32::try_from(chain.dispatcher.pid()).unwrap()).unwrap();
         rustix::process::kill_process(stop, rustix::process::Signal::TERM).unwrap();
+        // Others are told to come again, while the port is there.
+        let refusal = poll("a refusal", || door.try_infer(&inputs, &json!({})).expect("somebody listens").err());
+        assert!(refusal.status == 503 && refusal.error.contains("shutting down"), "{refusal:?}");
+        assert_eq!(refusal.retry_after, Some(1));
         for client in clients {
             assert_same(&client.join().unwrap().expect("an accepted request is answered"), &want, "while stopping");
         }
