@@ -183,6 +183,7 @@ impl World {
         let turned: Vec<u64> = active.collect();
         assert!(turned.iter().all(|&number| number <= recorded), "generation {turned:?} was in use and not recorded");
         let next = Life::new(self.life.incarnation + 1, self.patience);
+        self.latest.clear();
         self.life = next;
         self.life.highest = recorded;
         self.go_on();

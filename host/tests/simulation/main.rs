@@ -36,12 +36,16 @@ enum Flaw {
     ReusesNumbers,
     /// The ingress turns before the record says so.
     TurnsFirst,
+    /// When a link breaks, what went over another one is sent again.
+    TakesTheOtherLink,
 }
 
 /// A frame on its way, with the generations of the stages that computed it.
 #[derive(Clone, Debug)]
 struct Frame {
     tag: Tag,
+    /// To which node of the first stage.
+    link: usize,
     made: Vec<f32>,
 }
 
@@ -96,6 +100,8 @@ struct World {
     life: Life,
     nodes: Vec<Node>,
     net: Vec<Frame>,
+    /// The attempt that was sent last, by request.
+    latest: BTreeMap<u64, u32>,
     /// Orders to drop a generation, which may come late.
     drops: Vec<Removal>,
     /// The nodes of each generation, by the incarnation that made it and its number.
@@ -120,6 +126,7 @@ impl World {
             life: Life::new(1, patience),
             nodes: vec![Node::default(); NODES],
             net: Vec::new(),
+            latest: BTreeMap::new(),
             drops: Vec::new(),
             places: BTreeMap::new(),
             record: None,
@@ -156,7 +163,9 @@ impl World {
                 let at = self.below(self.net.len());
                 self.net.push(self.net[at].clone());
             }
-            78..80 => self.break_links(one, what == 78),
+            78 => self.break_links(one, true),
+            79 if self.below(3) == 0 => self.break_links(one, false),
+            79 => self.break_feed(one),
             80..83 => self.replay(one),
             83..85 => self.begin_change(None),
             85..89 => self.prepare_one(),
@@ -314,7 +323,7 @@ fn with_a_ledger_that_has_no_patience_each_request_ends_once_as_well() {
 
 #[test]
 fn a_dispatcher_with_a_flaw_is_found_out() {
-    for flaw in [Flaw::ForgetsToRestart, Flaw::ReusesNumbers, Flaw::TurnsFirst] {
+    for flaw in [Flaw::ForgetsToRestart, Flaw::ReusesNumbers, Flaw::TurnsFirst, Flaw::TakesTheOtherLink] {
         let found = (0..300).find_map(|seed| run(seed, flaw, NEVER).err());
         println!("{flaw:?}: {found:?}");
         assert!(found.is_some(), "{flaw:?} went unnoticed");

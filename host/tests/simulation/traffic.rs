@@ -23,9 +23,14 @@ impl World {
     /// A frame goes onto the first link of its generation.
     pub(super) fn feed(&mut self) {
         let at = self.below(self.life.generations.len().max(1));
-        let Some(frame) = self.life.generations.get_mut(at).and_then(|one| one.feed.pop_front()) else { return };
-        self.life.ledger.sent(&frame.tag, 0);
-        self.net.push(Frame { tag: frame.tag, made: Vec::new() });
+        let link = self.below(2);
+        let Some(one) = self.life.generations.get_mut(at) else { return };
+        let Some(frame) = one.feed.pop_front() else { return };
+        // As many links as nodes.
+        let link = if one.nodes[0][0] == one.nodes[0][1] { 0 } else { link };
+        self.life.ledger.sent(&frame.tag, link);
+        self.latest.insert(frame.tag.seq, frame.tag.attempt);
+        self.net.push(Frame { tag: frame.tag, link, made: Vec::new() });
     }
 
     /// The `at`-th frame on its way is computed by its next stage, or comes out.
@@ -33,6 +38,7 @@ impl World {
         let replica = self.below(2);
         let frame = &mut self.net[at];
         let stage = frame.made.len();
+        let replica = if stage == 0 { frame.link } else { replica };
         if stage == STAGES {
             let frame = self.net.remove(at);
             return self.result(&frame);
@@ -86,6 +92,29 @@ impl World {
             self.net.retain(|frame| frame.tag.generation != one.number);
         }
         one.feed.extend(self.life.ledger.replay_sent(one.number));
+    }
+
+    /// A link to a node of the first stage breaks: what that node had is gone, and that, at least, is sent again.
+    pub(super) fn break_feed(&mut self, at: usize) {
+        let (link, had_left) = (self.below(2), self.below(2) == 0);
+        let incarnation = self.life.incarnation;
+        let Some(one) = self.life.generations.get_mut(at) else { return };
+        let number = one.number;
+        let is_own = |frame: &Frame| frame.tag.generation == number && frame.tag.incarnation == incarnation;
+        let is_latest = |frame: &&Frame| is_own(frame) && self.latest.get(&frame.tag.seq) == Some(&frame.tag.attempt);
+        let waits = |seq: &u64| self.life.waiting.iter().any(|(waiting, ..)| waiting == seq);
+        let before: Vec<u64> = self.net.iter().filter(is_latest).map(|frame| frame.tag.seq).filter(waits).collect();
+        let inside = if had_left { 0 } else { 1 };
+        self.net.retain(|frame| !is_own(frame) || frame.link != link || frame.made.len() > inside);
+        let over = if self.flaw == Flaw::TakesTheOtherLink { 1 - link } else { link };
+        one.feed.extend(self.life.ledger.replay_sent_over(number, over));
+        for seq in before {
+            let is_there = self.net.iter().any(|frame| is_own(frame) && frame.tag.seq == seq);
+            assert!(
+                is_there || one.feed.iter().any(|frame| frame.tag.seq == seq),
+                "request {seq} is lost with its link"
+            );
+        }
     }
 
     pub(super) fn replay(&mut self, at: usize) {
