@@ -62,7 +62,7 @@ pub struct DispatchArgs {
     #[arg(long, default_value_t = 8192, value_name = "M")]
     store_limit: u64,
     /// Seconds that nodes may take to be there when it starts: so it can be started with them, or before them
-    #[arg(long, default_value_t = 5, value_name = "S")]
+    #[arg(long, default_value_t = 5, value_name = "S", value_parser = clap::value_parser!(u64).range(..=86_400))]
     wait_for_nodes: u64,
     /// Seconds that a node may be gone before its stage moves to a node that runs another one already, where no spare is left
     #[arg(long, default_value_t = 10, value_name = "S")]

@@ -67,6 +67,8 @@ struct Seen {
     info: Option<NodeInfo>,
     epoch: Option<u64>,
     down: Option<Down>,
+    /// When it was last found to answer after it had not.
+    up_since: Instant,
     ailing: Vec<Ailing>,
 }
 
@@ -94,7 +96,7 @@ impl Member {
             Some(Down { since: Instant::now(), cause: "it was not asked yet".to_owned(), certainty: Certainty::Late });
         Self {
             client,
-            seen: Mutex::new(Seen { info: None, epoch: None, down, ailing: Vec::new() }),
+            seen: Mutex::new(Seen { info: None, epoch: None, down, up_since: Instant::now(), ailing: Vec::new() }),
             suspected: Notify::new(),
         }
     }
@@ -128,6 +130,11 @@ impl Member {
 
     pub fn down(&self) -> Option<Down> {
         self.seen().down.clone()
+    }
+
+    /// For how long it has answered, as far as it does.
+    pub fn up_for(&self) -> Duration {
+        self.seen().up_since.elapsed()
     }
 
     /// Has its pulse felt at once.
@@ -276,7 +283,10 @@ impl Fleet {
                     if misses < MISSES { AGAIN } else { DEAD_BEAT }
                 }
             };
-            let _ = tokio::time::timeout(pause, member.suspected.notified()).await;
+            match misses {
+                0 => drop(tokio::time::timeout(pause, member.suspected.notified()).await),
+                _ => tokio::time::sleep(pause).await,
+            }
         }
     }
 
@@ -294,7 +304,9 @@ impl Fleet {
         }
         let mut seen = member.seen();
         seen.epoch = Some(epoch);
-        seen.down = None;
+        if seen.down.take().is_some() || before != Some(epoch) {
+            seen.up_since = Instant::now();
+        }
         drop(seen);
         if was_down {
             tracing::info!(node = member.name(), "the node answers");

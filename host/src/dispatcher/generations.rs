@@ -321,7 +321,9 @@ impl Generations {
     /// Makes room among the artifacts here, but not by `newest`, which somebody has just sent.
     pub fn tidy(&self, newest: Option<Digest>) {
         let all = self.all();
-        let stages = all.iter().flat_map(|(_, running)| &running.deployment.stages);
+        let stranded = self.stranded();
+        let all = all.iter().map(|(_, running)| running).chain(&stranded);
+        let stages = all.flat_map(|running| &running.deployment.stages);
         let mut used: HashSet<Digest> = stages.map(|stage| stage.assignment.artifact).collect();
         used.extend(self.setup.given.iter().copied().chain(newest));
         self.place.artifacts.evict(&used);

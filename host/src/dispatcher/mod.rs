@@ -23,6 +23,7 @@ mod setup;
 mod start;
 mod swap;
 mod tentative;
+mod unfit;
 mod upkeep;
 
 use crate::buffer::Pool;

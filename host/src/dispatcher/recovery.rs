@@ -1,14 +1,14 @@
 //! When nodes are lost: their stages move to spare nodes, or onto those that are left, as another generation; what was
 //! pending starts again there.
 
-use super::ailing::{Judge, Sick};
+use super::ailing::{APART, Judge, Sick};
 use super::deploy::{Deployment, Progress};
-use super::failure::PartFailed;
 use super::fleet::{Certainty, Down, Member};
 use super::generations::{Before, Generations, Trouble};
-use super::placement::{Homes, has};
+use super::placement::{Homes, any_lost, has};
 use super::rollout;
 use super::running::Running;
+use super::unfit::Unfit;
 use super::upkeep;
 use anyhow::{Context as _, Result, bail};
 use std::collections::HashMap;
@@ -23,26 +23,8 @@ const SETTLED: Duration = Duration::from_secs(5);
 const DOUBT: Duration = Duration::from_secs(3);
 /// Between two attempts that failed.
 const BREATH: Duration = Duration::from_millis(500);
-/// How long a node that could not take a stage is left alone with it; twice as long each further time, up to so many times.
-const UNFIT: Duration = Duration::from_secs(10);
-const DOUBLINGS: u32 = 6;
-
-/// Nodes that could not take a stage, or keep it.
-#[derive(Default)]
-struct Unfit(HashMap<(usize, String), (Instant, u32)>);
-
-impl Unfit {
-    fn has(&self, index: usize, node: &Member) -> bool {
-        let found = self.0.get(&(index, node.url().to_string()));
-        found.is_some_and(|(since, times)| since.elapsed() < UNFIT * 2u32.pow(times.min(&DOUBLINGS) - 1))
-    }
-
-    fn add(&mut self, index: usize, node: &Member) {
-        let (since, times) = self.0.entry((index, node.url().to_string())).or_insert((Instant::now(), 0));
-        *since = Instant::now();
-        *times += 1;
-    }
-}
+/// How long a generation that nothing is urgent about is looked at before it is used: its links are dialed meanwhile.
+const TRIAL: Duration = Duration::from_millis(600);
 
 /// What to do about the nodes.
 enum Plan {
@@ -62,11 +44,10 @@ pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
     loop {
         let _ = tokio::time::timeout(LOOK, news.changed()).await;
         if revisit(&generations, &mut epochs) {
-            unfit.0.clear();
-            judge.forget();
+            unfit.clear();
         }
         if let Some((canary, _)) = generations.canary()
-            && has_lost_one(&canary.deployment, &judge.sick(&canary.deployment, canary.age()))
+            && has_lost_one(&canary.deployment, &judge.sick(&canary.deployment, canary.age(), APART))
             // It is being promoted or aborted otherwise.
             && let Some(_change) = generations.try_change()
             && generations.canary().is_some_and(|(now, _)| Arc::ptr_eq(&now, &canary))
@@ -75,11 +56,11 @@ pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
             generations.abort(Before::IsLost);
         }
         let Some(active) = generations.active() else {
-            rollout::bring_back(&generations).await;
+            rollout::bring_back(&generations, &mut unfit).await;
             continue;
         };
-        let sick = judge.sick(&active.deployment, active.age());
-        let plan = plan(&generations, &active, replan_after, &unfit, &sick);
+        let sick = judge.sick(&active.deployment, active.age(), APART);
+        let plan = plan(&generations, &active, replan_after, &unfit, &Found { judge: &judge, sick: &sick });
         let trouble = match &plan {
             Plan::Stuck(reason) => Trouble::Stuck(reason.clone()),
             Plan::Whole | Plan::Move(..) => Trouble::None,
@@ -96,21 +77,20 @@ pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
         for Sick { index, node, cause, .. } in &sick {
             tracing::warn!(stage = index, node = node.name(), cause, "the stage has to leave its node");
         }
-        match mend(&generations, &active, &homes, before).await {
-            Ok(()) => {
+        match mend(&generations, &active, (&homes, before), &judge).await {
+            Ok(Moved::Nothing) => {}
+            // They are not tried again at once.
+            Ok(Moved::Apart(apart)) => {
+                apart.iter().for_each(|sick| unfit.add(sick.index, &sick.node));
+                judge.moved(&active.deployment, &apart);
+            }
+            Ok(Moved::All) => {
                 sick.iter().for_each(|sick| unfit.add(sick.index, &sick.node));
-                judge.moved(&sick);
+                judge.moved(&active.deployment, &sick);
             }
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "cannot move stages; trying on");
-                let failed = error.downcast_ref::<PartFailed>().map(|part| part.node.as_str());
-                for (index, node) in
-                    homes.iter().enumerate().flat_map(|(index, home)| home.iter().map(move |node| (index, node)))
-                {
-                    if failed == Some(node.url().as_str()) {
-                        unfit.add(index, node);
-                    }
-                }
+                unfit.add_failed(&homes, &error);
                 tokio::time::sleep(BREATH).await;
             }
         }
@@ -150,7 +130,19 @@ fn revisit(generations: &Arc<Generations>, epochs: &mut HashMap<String, (Option<
     changed
 }
 
-fn plan(generations: &Generations, active: &Running, replan_after: Duration, unfit: &Unfit, sick: &[Sick]) -> Plan {
+/// What ails stages of the active generation.
+struct Found<'a> {
+    judge: &'a Judge,
+    sick: &'a [Sick],
+}
+
+fn plan(
+    generations: &Generations,
+    active: &Running,
+    replan_after: Duration,
+    unfit: &Unfit,
+    Found { judge, sick }: &Found<'_>,
+) -> Plan {
     let deployment = &active.deployment;
     let is_sick = |index: usize, node: &Arc<Member>| sick.iter().any(|sick| sick.is(index, node));
     let fits = |index: usize, node: &Arc<Member>| !unfit.has(index, node) && !is_sick(index, node);
@@ -161,16 +153,21 @@ fn plan(generations: &Generations, active: &Running, replan_after: Duration, unf
             home.retain(|node| fits(index, node));
         }
     }
-    let idle = |homes: &Homes, index: usize| {
+    let free = |homes: &Homes, index: usize| -> Vec<Arc<Member>> {
         let free = |node: &&Arc<Member>| !has(homes, node) && fits(index, node);
-        generations.fleet.up().find(free).cloned()
+        generations.fleet.up().filter(free).cloned().collect()
     };
+    // Where nothing is lost there is no need to try links that were missing before.
+    let idle =
+        |homes: &Homes, index: usize| free(homes, index).into_iter().find(|node| !judge.has_missed(homes, index, node));
+    let suspect = |node: &Arc<Member>| sick.iter().any(|sick| Arc::ptr_eq(&sick.node, node));
     let lost: Vec<usize> = (0..homes.len()).filter(|&index| homes[index].is_empty()).collect();
     if lost.is_empty() {
         if !sick.is_empty() {
-            // As long as it is there it draws requests, of which none is answered: the other replicas go on without it.
             spread_out(deployment, &generations.setup.wanted(&deployment.pipeline), &mut homes, idle);
-            return Plan::Move(homes, Before::IsLost);
+            // One that is not reached gets no requests. Any other draws them as long as it is there, and answers none.
+            let draws = sick.iter().any(|sick| !sick.is_unreached());
+            return Plan::Move(homes, if draws { Before::IsLost } else { Before::Finishes });
         }
         if active.age() <= SETTLED {
             return Plan::Whole;
@@ -183,8 +180,13 @@ fn plan(generations: &Generations, active: &Running, replan_after: Duration, unf
     }
     for &index in &lost {
         let Some(lost) = Loss::of(deployment, index, sick) else { continue };
-        if let Some(node) = idle(&homes, index) {
-            homes[index].push(node);
+        if let Some(reason) = judge.spent(deployment, index, sick) {
+            return Plan::Stuck(reason);
+        }
+        let spares = free(&homes, index);
+        let other = spares.iter().find(|node| !suspect(node) && !judge.has_missed(&homes, index, node));
+        if let Some(node) = other.or_else(|| spares.first()) {
+            homes[index].push(Arc::clone(node));
             continue;
         }
         // One of several nodes of another stage can be spared.
@@ -285,17 +287,31 @@ fn moved<'a>(before: &'a Homes, homes: &'a Homes) -> impl Iterator<Item = (usize
     })
 }
 
-async fn mend(generations: &Arc<Generations>, active: &Arc<Running>, homes: &Homes, before: Before) -> Result<()> {
+/// What came of an attempt.
+enum Moved {
+    All,
+    /// Something else is being changed, or was.
+    Nothing,
+    /// Nodes that are to work together do not reach each other.
+    Apart(Vec<Sick>),
+}
+
+async fn mend(
+    generations: &Arc<Generations>,
+    active: &Arc<Running>,
+    (homes, before): (&Homes, Before),
+    judge: &Judge,
+) -> Result<Moved> {
     let _change = match before {
         Before::IsLost => generations.change_now().await,
         Before::Finishes => match generations.try_change() {
             Some(change) if generations.canary().is_none() => change,
-            _ => return Ok(()),
+            _ => return Ok(Moved::Nothing),
         },
     };
     if generations.active().is_none_or(|now| !Arc::ptr_eq(&now, active)) {
         // The change that was made meanwhile is another state of things.
-        return Ok(());
+        return Ok(Moved::Nothing);
     }
     for (stage, node) in moved(&active.deployment.homes(), homes) {
         let from: Vec<String> = active.deployment.nodes_of(stage).map(|node| node.name()).collect();
@@ -307,16 +323,14 @@ async fn mend(generations: &Arc<Generations>, active: &Arc<Running>, homes: &Hom
         prepared = prepare => prepared?,
         lost = any_lost(homes) => bail!("node \"{lost}\" was lost meanwhile"),
     };
-    generations.commit(&next, Some(tentative), before).context("cannot go over to the moved stages")?;
-    Ok(())
-}
-
-/// The name of a node in `homes`, once one does not answer.
-async fn any_lost(homes: &Homes) -> String {
-    loop {
-        if let Some(lost) = homes.iter().flatten().find(|node| !node.is_up()) {
-            return lost.name();
+    if before == Before::Finishes {
+        tokio::time::sleep(TRIAL).await;
+        let apart = judge.sick(&next.deployment, next.age(), Duration::ZERO);
+        if let Some(Sick { cause, .. }) = apart.first() {
+            tracing::warn!(cause, "a stage stays where it is");
+            return Ok(Moved::Apart(apart));
         }
-        tokio::time::sleep(LOOK / 4).await;
     }
+    generations.commit(&next, Some(tentative), before).context("cannot go over to the moved stages")?;
+    Ok(Moved::All)
 }

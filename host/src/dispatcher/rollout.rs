@@ -2,11 +2,13 @@
 
 use super::deploy::Progress;
 use super::failure;
+use super::fleet::Member;
 use super::generations::{Before, Generations, Trouble};
 use super::placement::{self, Homes};
 use super::running::Running;
+use super::unfit::Unfit;
 use crate::pipeline::Pipeline;
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use axum::http::StatusCode;
 use defer_partition::TensorInfo;
 use serde::Serialize;
@@ -77,11 +79,19 @@ impl RolloutError {
 
 /// Has `pipeline` take the place of the one that runs.
 pub async fn deploy(generations: &Arc<Generations>, pipeline: Pipeline, way: Way) -> Result<RolledOut, RolloutError> {
-    let _change = generations.try_change().ok_or(RolloutError::Busy)?;
+    let stranded = generations.stranded();
+    let _change = match &stranded {
+        // Attempts to bring back the one that ran must not keep out one that can run.
+        Some(_) => generations.change_now().await,
+        None => generations.try_change().ok_or(RolloutError::Busy)?,
+    };
     if let Some((canary, _)) = generations.canary() {
         return Err(RolloutError::OnTrial(canary.number()));
     }
-    let stranded = generations.stranded();
+    if matches!(way, Way::Canary(_)) && generations.active().is_none() {
+        let cause = "nothing runs that requests could be shared with; deploy it without --canary".to_owned();
+        return Err(RolloutError::Unfit(cause));
+    }
     let active = generations.active().or_else(|| stranded.clone()).ok_or(RolloutError::Busy)?;
     let pipeline = Arc::new(generations.setup.rounding.of(pipeline));
     check(generations, &active, &pipeline).await?;
@@ -101,8 +111,7 @@ pub async fn deploy(generations: &Arc<Generations>, pipeline: Pipeline, way: Way
     }
     let first_seq = generations.commit(&next, Some(tentative), Before::Finishes).map_err(RolloutError::Failed)?;
     if let Some(old) = stranded {
-        generations.restart(&old).await;
-        generations.strand(None);
+        recommence(generations, &old).await;
     }
     Ok(RolledOut { generation, state: "active", first_seq, previous_generation })
 }
@@ -194,30 +203,44 @@ fn stuck(cause: &anyhow::Error) -> Trouble {
     Trouble::Stuck(format!("neither the new pipeline nor the old one can be loaded, which is tried on: {cause:#}"))
 }
 
-/// Tries once to have the pipeline back that was stopped for one that could not take its place, where that is so.
-pub async fn bring_back(generations: &Arc<Generations>) {
+/// Tries once to have the pipeline back that was stopped for one that could not take its place, where that is so. Nodes that
+/// refused a stage are left alone for a while, if there are others.
+pub async fn bring_back(generations: &Arc<Generations>, unfit: &mut Unfit) {
     let Some(old) = generations.stranded() else { return };
-    let Some(_change) = generations.try_change() else { return };
-    if generations.active().is_some() {
-        return;
-    }
-    let pipeline = &old.deployment.pipeline;
-    let up: Vec<_> = generations.fleet.up().cloned().collect();
-    let homes = placement::fill_or_share(&generations.setup.wanted(pipeline), &old.deployment.homes_up(), &up);
-    let started = match homes {
-        Some(homes) => start(generations, &old, pipeline, &homes).await,
-        None => Err(anyhow!("no node answers")),
+    let error = {
+        let Some(_change) = generations.try_change() else { return };
+        if generations.active().is_some() {
+            return recommence(generations, &old).await;
+        }
+        let pipeline = &old.deployment.pipeline;
+        let homes = old.deployment.homes_up();
+        let fit = |node: &&Arc<Member>| !(0..homes.len()).any(|index| unfit.has(index, node));
+        let mut up: Vec<_> = generations.fleet.up().filter(fit).cloned().collect();
+        if up.is_empty() {
+            up = generations.fleet.up().cloned().collect();
+        }
+        let mut now = homes.clone();
+        now.iter_mut().for_each(|home| home.retain(|node| up.iter().any(|up| Arc::ptr_eq(up, node))));
+        let Some(homes) = placement::fill_or_share(&generations.setup.wanted(pipeline), &now, &up) else {
+            generations.trouble.send_replace(stuck(&anyhow!("no node answers")));
+            return;
+        };
+        let work = async {
+            tokio::select! {
+                started = start(generations, &old, pipeline, &homes) => started,
+                lost = placement::any_lost(&homes) => bail!("node \"{lost}\" was lost meanwhile"),
+            }
+        };
+        match generations.interruptible(work).await {
+            Ok((generation, _)) => return tracing::warn!(generation, "the old pipeline is back"),
+            Err(error) => {
+                unfit.add_failed(&homes, &error);
+                error
+            }
+        }
     };
-    match started {
-        Ok((generation, _)) => {
-            tracing::warn!(generation, "the old pipeline is back");
-            generations.strand(None);
-        }
-        Err(error) => {
-            generations.trouble.send_replace(stuck(&error));
-            tokio::time::sleep(BREATH).await;
-        }
-    }
+    generations.trouble.send_replace(stuck(&error));
+    tokio::time::sleep(BREATH).await;
 }
 
 /// Prepares and commits, where nothing is active; what was pending in `old` starts again.
@@ -230,6 +253,12 @@ async fn start(
     let progress: Arc<dyn Progress> = Arc::new(());
     let (next, tentative) = generations.prepare(pipeline, nodes, &progress).await?;
     let first_seq = generations.commit(&next, Some(tentative), Before::Finishes).context("cannot go over")?;
-    generations.restart(old).await;
+    recommence(generations, old).await;
     Ok((next.number(), first_seq))
+}
+
+/// What was pending in `old`, which had been stopped, starts again in what is active now.
+async fn recommence(generations: &Generations, old: &Running) {
+    generations.restart(old).await;
+    generations.strand(None);
 }

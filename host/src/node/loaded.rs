@@ -11,6 +11,7 @@ use crate::sandbox::{Instance, Program, RunError, Sandbox, SandboxError};
 use defer_partition::byte_len;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -95,6 +96,8 @@ pub struct Loaded {
     program: Program,
     /// Replaced when the engine does not come out of it.
     session: Mutex<SharedSession>,
+    /// The engine keeps the session.
+    is_stuck: AtomicBool,
     grace: Duration,
     /// Held while the session is being replaced.
     renewing: Mutex<()>,
@@ -143,6 +146,7 @@ impl Loader {
             load_time: Duration::ZERO,
             program,
             session: Mutex::new(Arc::new(Mutex::new(session))),
+            is_stuck: AtomicBool::new(false),
             grace,
             renewing: Mutex::default(),
             artifact,
@@ -242,6 +246,16 @@ impl Loaded {
         Arc::ptr_eq(session, &self.session.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether nothing can be computed on it before it has a fresh session.
+    pub fn is_stuck(&self) -> bool {
+        self.is_stuck.load(Ordering::Relaxed)
+    }
+
+    /// The engine keeps its session.
+    pub fn stick(&self) {
+        self.is_stuck.store(true, Ordering::Relaxed);
+    }
+
     /// Loads a fresh session in place of `stuck`, unless somebody has. The weights are mapped already.
     pub fn renew(&self, stuck: Option<&SharedSession>) -> Result<(), LoadError> {
         let _alone = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -252,6 +266,7 @@ impl Loaded {
         let fresh = self.loader.session(&self.artifact, &graph, self.prepacking)?;
         let fresh = Arc::new(Mutex::new(fresh));
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.is_stuck.store(false, Ordering::Relaxed);
         Ok(())
     }
 

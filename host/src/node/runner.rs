@@ -267,8 +267,8 @@ impl Shared {
         {
             *seat = self.await_fresh(cause.clone(), None);
         }
-        let Seat::Awaited { told, until, cause } = seat else { return };
-        let until = deadline.map_or(*until, |deadline| deadline.min(*until));
+        let Seat::Awaited { told, until: patience, cause } = seat else { return };
+        let until = deadline.map_or(*patience, |deadline| deadline.min(*patience));
         match told.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(Ok(instance)) => {
                 tracing::info!(stage = self.identity.stage, "computing again, on a fresh session");
@@ -276,7 +276,9 @@ impl Shared {
                 *seat = Seat::Ready(instance);
             }
             Ok(Err(error)) => *seat = self.failed(format!("{cause}; and then: {error}")),
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Timeout) if Instant::now() < *patience => {}
+            // It may still come; until then somebody else had better have the stage.
+            Err(RecvTimeoutError::Timeout) => self.health.give_up(cause.clone()),
             Err(RecvTimeoutError::Disconnected) => *seat = self.failed(cause.clone()),
         }
     }
@@ -294,6 +296,7 @@ impl Shared {
         tracing::warn!(stage = self.identity.stage, abandoned, cause, "a thread is abandoned to the engine");
         self.health.remember(&tag);
         self.health.fail(cause.clone());
+        self.loaded.stick();
         let failure = self.failure(limit.kind, cause.clone());
         // Before the failure is out: who has heard it and then asks for the stage's state must hear what follows from it.
         let seat = match abandoned < abandoned::LIMIT {

@@ -265,7 +265,8 @@ impl Node {
         let digest = assignment.artifact;
         let mut loads = self.loads.lock().await;
         loads.retain(|_, loaded| loaded.strong_count() > 0);
-        let loaded = match loads.get(&digest).and_then(Weak::upgrade) {
+        // One that the engine keeps is held by threads that may never end; it is of no use to another generation.
+        let loaded = match loads.get(&digest).and_then(Weak::upgrade).filter(|loaded| !loaded.is_stuck()) {
             Some(loaded) => loaded,
             None => {
                 let store = Arc::clone(&self.store);

@@ -160,12 +160,14 @@ fn schemas() -> Value {
     let switched = object([("generation", count()), ("first_seq", count())]);
     let refused = object([("status", count()), ("error", string())]);
     json!({
-        "Pulse": object([
-            ("epoch", described(count(), "Drawn anew at each start of the node.")),
-            ("draining", described(json!({ "type": "boolean" }), "Whether it is about to stop.")),
-            ("candidates", array(candidate)),
-            ("ailing", described(array(ailing), "Stages that cannot work although the node lives; left out where there are none.")),
-        ]),
+        "Pulse": with_optional(
+            object([
+                ("epoch", described(count(), "Drawn anew at each start of the node.")),
+                ("draining", described(json!({ "type": "boolean" }), "Whether it is about to stop.")),
+                ("candidates", array(candidate)),
+            ]),
+            [("ailing", described(array(ailing), "Stages that cannot work although the node lives."))],
+        ),
         "Verdict": json!({ "oneOf": [
             { "const": "taken" },
             object([("switched", switched)]),

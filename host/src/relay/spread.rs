@@ -9,6 +9,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
+/// Refused frames that are remembered: more than there are links.
+const REMEMBERED: usize = 128;
+
 /// What a sender sends.
 pub trait Supply: Send {
     /// Waits for a frame, and holds it until it is taken; `false` when no more will come. `room` has the frames that the peer
@@ -21,8 +24,8 @@ pub trait Supply: Send {
     /// The connection broke: what is held may go another way.
     fn hand_back(&mut self);
 
-    /// The peer will not have what is held: whether another one was found that may. A frame that is refused twice is at fault
-    /// itself.
+    /// The peer will not have what is held: whether it waits for another link now. It does so once: a frame that is refused
+    /// twice is at fault itself.
     fn pass_on(&mut self) -> bool;
 }
 
@@ -75,8 +78,8 @@ struct State {
     seats: Vec<Seat>,
     /// Frames given so far.
     turn: u64,
-    /// The frame that was refused last.
-    refused: Option<(u64, u64, u32)>,
+    /// The latest frames that were refused.
+    refused: VecDeque<(u64, u64, u32)>,
     /// Nothing comes any more.
     is_over: bool,
 }
@@ -102,7 +105,7 @@ impl Spread {
     /// A queue for `senders`, and the share of each.
     pub fn new(senders: usize) -> (Arc<Self>, Vec<Share>) {
         let seats = (0..senders).map(|_| Seat { place: Place::Busy, last: 0 }).collect();
-        let state = State { waiting: VecDeque::new(), seats, turn: 0, refused: None, is_over: false };
+        let state = State { waiting: VecDeque::new(), seats, turn: 0, refused: VecDeque::new(), is_over: false };
         let given = (0..senders).map(|_| Notify::new()).collect();
         let spread = Arc::new(Self { state: Mutex::new(state), wanted: Notify::new(), given });
         let share = |seat| Share { spread: Arc::clone(&spread), seat, held: None };
@@ -221,11 +224,15 @@ impl Supply for Share {
 
     fn pass_on(&mut self) -> bool {
         let Some(frame) = self.held.take() else { return false };
-        let which = Some((frame.tag.incarnation, frame.tag.seq, frame.tag.attempt));
+        let which = (frame.tag.incarnation, frame.tag.seq, frame.tag.attempt);
         let mut state = self.spread.lock();
-        if std::mem::replace(&mut state.refused, which) == which {
+        if state.refused.contains(&which) {
             self.held = Some(frame);
             return false;
+        }
+        state.refused.push_back(which);
+        if state.refused.len() > REMEMBERED {
+            state.refused.pop_front();
         }
         self.spread.take_back(&mut state, frame);
         true

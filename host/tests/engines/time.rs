@@ -171,7 +171,7 @@ fn a_stage_that_its_node_can_no_longer_compute_moves_to_a_spare() {
     let folder = folder("given-up");
     let short = ["--engine", "tract", "--engine-timeout", "0.1"];
     let nodes = vec![Node::start(&folder, "n0", &short), Node::start(&folder, "n1", &["--engine", "tract"])];
-    let chain = Chain::over(nodes, &staged, &[]);
+    let mut chain = Chain::over(nodes, &staged, &["--replan-after", "1"]);
     for number in 0..defer_host::engine::abandoned::LIMIT {
         let refusal = chain.infer(&products_inputs(MANY + number)).unwrap_err();
         assert!(refusal.error.contains("would not stop"), "{number}: {}", refusal.error);
@@ -180,6 +180,17 @@ fn a_stage_that_its_node_can_no_longer_compute_moves_to_a_spare() {
     let inputs = products_inputs(3);
     assert_same(&chain.infer_in_time(&inputs), &staged.whole(&inputs), "the spare");
     let said = chain.dispatcher.stderr_tail();
+    // Where the spare is lost, the first node gets it back as soon as it can compute it, and not before.
+    chain.nodes[1].process.kill();
+    let answer = poll("an answer of the first node", || match chain.door.try_infer(&inputs, &json!({})) {
+        Some(Ok(outputs)) => Some(outputs),
+        Some(Err(refusal)) => {
+            assert_eq!(refusal.status, 503, "{}", refusal.error);
+            None
+        }
+        None => panic!("the dispatcher is gone"),
+    });
+    assert_same(&answer, &staged.whole(&inputs), "the first node");
     assert!(said.contains("does not compute it (the engine computed for longer than 0.1 s"), "{said}");
 }
 

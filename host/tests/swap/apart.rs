@@ -52,15 +52,16 @@ fn a_node_that_another_does_not_reach_leaves_its_stage_to_the_spare() {
 }
 
 #[test]
-fn a_node_that_reaches_nobody_is_at_fault_itself() {
+fn a_node_that_has_missed_two_others_is_at_fault_itself() {
     let versions = Versions::of("alone", &[[1, 2, 3]]);
     let (nodes, [first, second]) = gated("alone", [1, 3]);
-    let chain = Chain::over(nodes, &versions.0[0], &[]);
+    // Stages do not move in with others here.
+    let chain = Chain::over(nodes, &versions.0[0], &["--replan-after", "600"]);
     let traffic = versions.traffic(&chain.door, 3);
     traffic.goes_on("the start");
     first.set(Passage::Refused);
     second.set(Passage::Refused);
-    // Stage 1 can only be where it is reached without a gate, whoever is tried before.
+    // Stage 1 can only be where it is reached without a gate: n0 must have been found at fault for that.
     poll("a chain without a gate between", || (homes(&chain)[1] == "n0").then_some(()));
     traffic.goes_on("both cuts");
     assert_none_failed(&chain);
@@ -78,6 +79,25 @@ fn the_other_replica_goes_on_without_one_that_is_not_reached() {
     gate.set(Passage::Refused);
     poll("a generation without it", || (!homes(&chain).contains(&"n1".to_owned())).then_some(()));
     traffic.goes_on("the cut");
+    assert_none_failed(&chain);
+    traffic.end();
+}
+
+#[test]
+fn a_stage_that_moved_in_with_another_stays_there_as_long_as_the_link_is_missing() {
+    let versions = Versions::of("shared", &[[1, 2, 3]]);
+    let (mut nodes, [gate]) = gated("shared", [1]);
+    nodes.pop();
+    let chain = Chain::over(nodes, &versions.0[0], &["--replan-after", "1"]);
+    let traffic = versions.traffic(&chain.door, 3);
+    traffic.goes_on("the start");
+    gate.set(Passage::Refused);
+    poll("two stages on one node", || (!homes(&chain).contains(&"n1".to_owned())).then_some(()));
+    traffic.goes_on("the cut");
+    let (generation, _) = chain.tag();
+    // Longer than a node is left alone that could not keep a stage.
+    std::thread::sleep(std::time::Duration::from_secs(13));
+    assert_eq!(chain.tag().0, generation);
     assert_none_failed(&chain);
     traffic.end();
 }

@@ -58,6 +58,10 @@ fn replicas_share_the_work_and_where_one_is_lost_the_others_go_on_in_the_same_ge
         traffic.goes_on(&format!("the loss of {name}"));
         poll("the dispatcher to see it", || (!is_up(&chain, &name)).then_some(()));
         traffic.goes_on(&format!("{name} is known to be lost"));
+        if lost == 2 {
+            // Longer than nodes may be without a link to each other.
+            std::thread::sleep(std::time::Duration::from_millis(2500));
+        }
         if frozen {
             signal(&chain.nodes[lost], Signal::CONT);
         } else {
