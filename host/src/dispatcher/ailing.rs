@@ -180,18 +180,117 @@ impl Judge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dispatcher::deploy::place;
+    use crate::dispatcher::fleet::Fleet;
+    use crate::node::generation::Owner;
+    use crate::pipeline::Pipeline;
+    use crate::relay::Token;
+    use serde_json::{Value, json};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Stage i on the nodes of these numbers, all of which answer.
+    fn deployment(homes: &[&[usize]]) -> (Vec<Arc<Member>>, Deployment) {
+        let urls = (0..6).map(|n| format!("http://n{n}:1").parse().unwrap());
+        let nodes = Fleet::new(urls, &Token::default()).unwrap().members().to_vec();
+        nodes.iter().for_each(|node| node.said(LONG, Vec::new()));
+        let none: [u8; 0] = [];
+        let stage = |index: usize| {
+            let digest = Digest::of(&[u8::try_from(index).unwrap()][..]).unwrap();
+            json!({"index": index, "file": "", "digest": digest, "inputs": none, "outputs": none, "forwards": none, "weights_bytes": 0, "predicted_ms": 0.0})
+        };
+        let stages: Vec<Value> = (0..homes.len()).map(stage).collect();
+        let model = json!({"digest": "", "file": ""});
+        let plan = json!({"bottleneck_ms": 0.0, "lower_bound_ms": 0.0});
+        let pipeline = json!({"format": 1, "name": "p", "model": model, "inputs": none, "outputs": none, "stages": stages, "plan": plan});
+        let pipeline: Arc<Pipeline> = Arc::new(serde_json::from_value(pipeline).unwrap());
+        let homes: Homes = homes.iter().map(|home| home.iter().map(|&n| Arc::clone(&nodes[n])).collect()).collect();
+        let owner = Owner { name: "d".to_owned(), incarnation: 1, heir_of: Vec::new() };
+        let placed = place(&pipeline, &homes, 7, owner, None);
+        (nodes, placed)
+    }
+
+    fn ailing(generation: u64, index: usize, ms: u64, ailment: Ailment) -> Ailing {
+        Ailing { pipeline: "p".to_owned(), generation, index, ms, ailment }
+    }
+
+    /// Stage `index` has had no link to these nodes for a while.
+    fn misses(index: usize, to: &[usize]) -> Vec<Ailing> {
+        let link = |n: &usize| ailing(7, index, 5000, Ailment::Link { relay: format!("n{n}") });
+        to.iter().map(link).collect()
+    }
+
+    fn found(judge: &Judge, deployment: &Deployment) -> Vec<(usize, String)> {
+        let sick = judge.sick(deployment, LONG, APART);
+        sick.iter().map(|sick| (sick.index, sick.node.url().host_str().unwrap().to_owned())).collect()
+    }
 
     #[test]
-    fn a_node_that_has_not_reached_another_either_is_at_fault_itself() {
-        let link = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+    fn the_far_end_of_a_missing_link_leaves_or_the_near_one_where_it_reaches_nobody() {
+        let judge = Judge::default();
+        for (homes, who, to, want) in [
+            (&[&[0][..], &[1], &[2]][..], 0, &[1][..], vec![(1, "n1")]),
+            (&[&[0], &[1, 2], &[3]], 0, &[2], vec![(1, "n2")]),
+            (&[&[0], &[1, 2], &[3]], 0, &[1, 2], vec![(0, "n0")]),
+        ] {
+            let (nodes, deployment) = deployment(homes);
+            nodes[who].said(LONG, misses(0, to));
+            let want: Vec<(usize, String)> = want.into_iter().map(|(index, node)| (index, node.to_owned())).collect();
+            assert_eq!(found(&judge, &deployment), want, "{homes:?}");
+        }
+        // It is cut off both ways: what it says of the next one counts for nothing.
+        let (nodes, deployment) = deployment(&[&[0], &[1], &[2]]);
+        nodes[0].said(LONG, misses(0, &[1]));
+        nodes[1].said(LONG, misses(1, &[2]));
+        assert_eq!(found(&judge, &deployment), [(1, "n1".to_owned())]);
+    }
+
+    #[test]
+    fn one_that_has_missed_another_before_is_at_fault_itself() {
         let mut judge = Judge::default();
-        assert!(!judge.is_at_fault(&link("a", "b")));
-        judge.missed.push(("a".to_owned(), "b".to_owned(), Instant::now()));
-        assert!(!judge.is_at_fault(&link("a", "b")), "it is still the same link");
-        assert!(judge.is_at_fault(&link("a", "c")));
-        assert!(!judge.is_at_fault(&link("b", "c")));
-        let long_ago = Instant::now().checked_sub(REMEMBERED).expect("the machine runs for longer");
-        judge.missed[0].2 = long_ago;
-        assert!(!judge.is_at_fault(&link("a", "c")));
+        let (nodes, first) = deployment(&[&[0], &[1], &[2]]);
+        nodes[0].said(LONG, misses(0, &[1]));
+        judge.moved(&first, &judge.sick(&first, LONG, APART));
+        assert_eq!(found(&judge, &first), [(1, "n1".to_owned())], "it is still the same link");
+        assert!(judge.has_missed(&first.homes(), 1, &nodes[1]) && !judge.has_missed(&first.homes(), 1, &nodes[3]));
+        let (nodes, second) = deployment(&[&[0], &[3], &[2]]);
+        nodes[0].said(LONG, misses(0, &[3]));
+        assert_eq!(found(&judge, &second), [(0, "n0".to_owned())]);
+        judge.missed[0].2 = Instant::now().checked_sub(REMEMBERED).unwrap();
+        assert_eq!(found(&judge, &second), [(1, "n3".to_owned())], "that was long ago");
+    }
+
+    #[test]
+    fn what_is_new_or_of_another_generation_is_no_reason_to_leave() {
+        let judge = Judge::default();
+        let (nodes, deployment) = deployment(&[&[0], &[1]]);
+        let relay = || Ailment::Link { relay: "n1".to_owned() };
+        for ailing in [ailing(6, 0, 5000, relay()), ailing(7, 1, 5000, relay()), ailing(7, 0, 100, relay())] {
+            nodes[0].said(LONG, vec![ailing.clone()]);
+            assert!(found(&judge, &deployment).is_empty(), "{ailing:?}");
+        }
+        nodes[0].said(LONG, misses(0, &[1]));
+        assert!(judge.sick(&deployment, Duration::from_secs(1), APART).is_empty(), "the links are new");
+        nodes[1].said(Duration::from_secs(1), Vec::new());
+        assert!(found(&judge, &deployment).is_empty(), "the far end has just come back");
+        nodes[1].said(LONG, Vec::new());
+        assert_eq!(found(&judge, &deployment).len(), 1);
+    }
+
+    #[test]
+    fn a_stage_that_two_nodes_have_given_up_goes_to_no_third() {
+        let mut judge = Judge::default();
+        let given_up = |index| vec![ailing(7, index, 0, Ailment::Engine { cause: "it loops".to_owned() })];
+        let (nodes, first) = deployment(&[&[0], &[1]]);
+        nodes[1].said(LONG, given_up(1));
+        let sick = judge.sick(&first, LONG, APART);
+        assert!(!sick[0].is_unreached() && judge.spent(&first, 1, &sick).is_none());
+        judge.moved(&first, &sick);
+        let (nodes, second) = deployment(&[&[0], &[2]]);
+        nodes[2].said(LONG, given_up(1));
+        let sick = judge.sick(&second, LONG, APART);
+        let reason = judge.spent(&second, 1, &sick).unwrap();
+        assert!(reason.contains("stage 1 of pipeline \"p\" was given up by nodes"), "{reason}");
+        assert!(judge.spent(&second, 0, &sick).is_none());
     }
 }

@@ -137,6 +137,15 @@ impl Member {
         self.seen().up_since.elapsed()
     }
 
+    /// As if it had answered `up_for` ago for the first time, and said that this ails its stages.
+    #[cfg(test)]
+    pub fn said(&self, up_for: Duration, ailing: Vec<Ailing>) {
+        let mut seen = self.seen();
+        seen.down = None;
+        seen.up_since = Instant::now().checked_sub(up_for).expect("the machine runs for longer");
+        seen.ailing = ailing;
+    }
+
     /// Has its pulse felt at once.
     pub fn suspect(&self) {
         self.suspected.notify_one();

@@ -52,23 +52,6 @@ fn a_node_that_another_does_not_reach_leaves_its_stage_to_the_spare() {
 }
 
 #[test]
-fn a_node_that_has_missed_two_others_is_at_fault_itself() {
-    let versions = Versions::of("alone", &[[1, 2, 3]]);
-    let (nodes, [first, second]) = gated("alone", [1, 3]);
-    // Stages do not move in with others here.
-    let chain = Chain::over(nodes, &versions.0[0], &["--replan-after", "600"]);
-    let traffic = versions.traffic(&chain.door, 3);
-    traffic.goes_on("the start");
-    first.set(Passage::Refused);
-    second.set(Passage::Refused);
-    // Stage 1 can only be where it is reached without a gate: n0 must have been found at fault for that.
-    poll("a chain without a gate between", || (homes(&chain)[1] == "n0").then_some(()));
-    traffic.goes_on("both cuts");
-    assert_none_failed(&chain);
-    traffic.end();
-}
-
-#[test]
 fn the_other_replica_goes_on_without_one_that_is_not_reached() {
     let versions = Versions::of("apart-replica", &[[1, 2, 3]]);
     let (nodes, [gate]) = gated("replica", [1]);
