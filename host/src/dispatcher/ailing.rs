@@ -106,8 +106,9 @@ impl Judge {
             }
             for (other, since) in &apart {
                 let link = (node.url().to_string(), other.url().to_string());
-                let is_alone = apart.len() > 1 && apart.len() == next.len();
-                let (index, blamed) = match is_alone || self.is_at_fault(&link) {
+                // A sender that reaches any other receiver does its work.
+                let is_alone = apart.len() == next.len() && (apart.len() > 1 || self.is_at_fault(&link));
+                let (index, blamed) = match is_alone {
                     true => (index, node),
                     false => (index + 1, *other),
                 };
@@ -141,20 +142,31 @@ impl Judge {
             .any(|(from, to)| to == own && index > 0 && runs(index - 1, from) || from == own && runs(index + 1, to))
     }
 
-    /// Why stage `index`, which its nodes gave up, goes to no further one: others have given it up before.
-    pub fn spent(&self, deployment: &Deployment, index: usize, sick: &[Sick]) -> Option<String> {
-        let digest = deployment.pipeline.stages.get(index)?.digest;
-        let now = sick.iter().filter(|sick| sick.index == index && sick.link.is_none()).map(|sick| &sick.node);
-        let mut nodes: Vec<&Arc<Member>> = now.collect();
-        if nodes.is_empty() {
-            return None;
-        }
-        let before = self.given_up.iter().filter(|(of, _, since)| *of == digest && is_recent(since));
+    /// Nodes that have given stage `index` up of late, those that do now first.
+    fn gave_up<'a>(&'a self, deployment: &Deployment, index: usize, sick: &'a [Sick]) -> Vec<&'a Arc<Member>> {
+        let Some(stage) = deployment.pipeline.stages.get(index) else { return Vec::new() };
+        let now = sick.iter().filter(|sick| sick.index == index && sick.link.is_none() && is_recent(&sick.since));
+        let mut nodes: Vec<&Arc<Member>> = now.map(|sick| &sick.node).collect();
+        let before = self.given_up.iter().filter(|(of, _, since)| *of == stage.digest && is_recent(since));
         for (_, node, _) in before {
             if !nodes.iter().any(|known| Arc::ptr_eq(known, node)) {
                 nodes.push(node);
             }
         }
+        nodes
+    }
+
+    /// Whether no further node is to get stage `index`, since several have given it up.
+    pub fn is_barred(&self, deployment: &Deployment, index: usize, sick: &[Sick]) -> bool {
+        self.gave_up(deployment, index, sick).len() > 1
+    }
+
+    /// Why stage `index`, which its nodes have given up, goes to no further one, if so.
+    pub fn spent(&self, deployment: &Deployment, index: usize, sick: &[Sick]) -> Option<String> {
+        if !sick.iter().any(|sick| sick.index == index && sick.link.is_none()) {
+            return None;
+        }
+        let nodes = self.gave_up(deployment, index, sick);
         let names: Vec<String> = nodes.iter().map(|node| format!("\"{}\"", node.name())).collect();
         let (name, nodes) = (&deployment.pipeline.name, names.join(", "));
         (names.len() > 1).then(|| {
@@ -256,6 +268,9 @@ mod tests {
         let (nodes, second) = deployment(&[&[0], &[3], &[2]]);
         nodes[0].said(LONG, misses(0, &[3]));
         assert_eq!(found(&judge, &second), [(0, "n0".to_owned())]);
+        let (nodes, third) = deployment(&[&[0], &[3, 4], &[2]]);
+        nodes[0].said(LONG, misses(0, &[3]));
+        assert_eq!(found(&judge, &third), [(1, "n3".to_owned())], "it reaches another one");
         judge.missed[0].2 = Instant::now().checked_sub(REMEMBERED).unwrap();
         assert_eq!(found(&judge, &second), [(1, "n3".to_owned())], "that was long ago");
     }
@@ -291,6 +306,11 @@ mod tests {
         let sick = judge.sick(&second, LONG, APART);
         let reason = judge.spent(&second, 1, &sick).unwrap();
         assert!(reason.contains("stage 1 of pipeline \"p\" was given up by nodes"), "{reason}");
-        assert!(judge.spent(&second, 0, &sick).is_none());
+        assert!(judge.spent(&second, 0, &sick).is_none() && !judge.is_barred(&second, 0, &sick));
+        judge.moved(&second, &sick);
+        assert!(
+            judge.is_barred(&second, 1, &[]) && judge.spent(&second, 1, &[]).is_none(),
+            "a node's death is another matter"
+        );
     }
 }

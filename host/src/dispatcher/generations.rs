@@ -16,7 +16,7 @@ use crate::artifact::Digest;
 use crate::pipeline::Pipeline;
 use anyhow::{Context as _, Result, bail};
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, watch};
@@ -61,6 +61,8 @@ pub struct Generations {
     retiring: Mutex<Vec<Arc<Running>>>,
     /// What was stopped for another one that could not take its place, and could not be had back either.
     stranded: Mutex<Option<Arc<Running>>>,
+    /// The change that is being made is an attempt to have it back.
+    pub returning: AtomicBool,
     /// Requests that chose between the active one and the canary.
     chosen: AtomicU64,
     /// The highest number that was ever given out, whatever became of it: a late word about an attempt that failed must
@@ -85,6 +87,7 @@ impl Generations {
             ingress: RwLock::new(Ingress { active: None, canary: None }),
             retiring: Mutex::default(),
             stranded: Mutex::default(),
+            returning: AtomicBool::new(false),
             chosen: AtomicU64::new(0),
             highest,
             preparing: Preparing::default(),

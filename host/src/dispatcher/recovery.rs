@@ -25,6 +25,8 @@ const DOUBT: Duration = Duration::from_secs(3);
 const BREATH: Duration = Duration::from_millis(500);
 /// How long a generation that nothing is urgent about is looked at before it is used: its links are dialed meanwhile.
 const TRIAL: Duration = Duration::from_millis(600);
+/// After one that was not used for what was seen then, nothing is changed that is not urgent.
+const QUIET: Duration = Duration::from_secs(15);
 
 /// What to do about the nodes.
 enum Plan {
@@ -40,6 +42,7 @@ enum Plan {
 pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
     let mut news = generations.fleet.news();
     let (mut unfit, mut judge) = (Unfit::default(), Judge::default());
+    let mut quiet_until = None;
     let mut epochs: HashMap<String, (Option<u64>, bool)> = HashMap::new();
     loop {
         let _ = tokio::time::timeout(LOOK, news.changed()).await;
@@ -74,13 +77,13 @@ pub async fn serve(generations: Arc<Generations>, replan_after: Duration) {
             changed
         });
         let Plan::Move(homes, before) = plan else { continue };
-        for Sick { index, node, cause, .. } in &sick {
-            tracing::warn!(stage = index, node = node.name(), cause, "the stage has to leave its node");
+        if before == Before::Finishes && quiet_until.is_some_and(|until| Instant::now() < until) {
+            continue;
         }
-        match mend(&generations, &active, (&homes, before), &judge).await {
+        match mend(&generations, &active, (&homes, before), &Found { judge: &judge, sick: &sick }).await {
             Ok(Moved::Nothing) => {}
-            // They are not tried again at once.
             Ok(Moved::Apart(apart)) => {
+                quiet_until = Some(Instant::now() + QUIET);
                 apart.iter().for_each(|sick| unfit.add(sick.index, &sick.node));
                 judge.moved(&active.deployment, &apart);
             }
@@ -158,8 +161,10 @@ fn plan(
         generations.fleet.up().filter(free).cloned().collect()
     };
     // Where nothing is lost there is no need to try links that were missing before.
-    let idle =
-        |homes: &Homes, index: usize| free(homes, index).into_iter().find(|node| !judge.has_missed(homes, index, node));
+    let idle = |homes: &Homes, index: usize| match judge.is_barred(deployment, index, sick) {
+        true => None,
+        false => free(homes, index).into_iter().find(|node| !judge.has_missed(homes, index, node)),
+    };
     let suspect = |node: &Arc<Member>| sick.iter().any(|sick| Arc::ptr_eq(&sick.node, node));
     let lost: Vec<usize> = (0..homes.len()).filter(|&index| homes[index].is_empty()).collect();
     if lost.is_empty() {
@@ -300,7 +305,7 @@ async fn mend(
     generations: &Arc<Generations>,
     active: &Arc<Running>,
     (homes, before): (&Homes, Before),
-    judge: &Judge,
+    Found { judge, sick }: &Found<'_>,
 ) -> Result<Moved> {
     let _change = match before {
         Before::IsLost => generations.change_now().await,
@@ -312,6 +317,9 @@ async fn mend(
     if generations.active().is_none_or(|now| !Arc::ptr_eq(&now, active)) {
         // The change that was made meanwhile is another state of things.
         return Ok(Moved::Nothing);
+    }
+    for Sick { index, node, cause, .. } in *sick {
+        tracing::warn!(stage = index, node = node.name(), cause, "the stage has to leave its node");
     }
     for (stage, node) in moved(&active.deployment.homes(), homes) {
         let from: Vec<String> = active.deployment.nodes_of(stage).map(|node| node.name()).collect();

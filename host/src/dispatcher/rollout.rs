@@ -6,6 +6,7 @@ use super::fleet::Member;
 use super::generations::{Before, Generations, Trouble};
 use super::placement::{self, Homes};
 use super::running::Running;
+use super::tentative::Tentative;
 use super::unfit::Unfit;
 use crate::pipeline::Pipeline;
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -13,6 +14,7 @@ use axum::http::StatusCode;
 use defer_partition::TensorInfo;
 use serde::Serialize;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -80,10 +82,10 @@ impl RolloutError {
 /// Has `pipeline` take the place of the one that runs.
 pub async fn deploy(generations: &Arc<Generations>, pipeline: Pipeline, way: Way) -> Result<RolledOut, RolloutError> {
     let stranded = generations.stranded();
-    let _change = match &stranded {
+    let _change = match generations.returning.load(Ordering::Relaxed) {
         // Attempts to bring back the one that ran must not keep out one that can run.
-        Some(_) => generations.change_now().await,
-        None => generations.try_change().ok_or(RolloutError::Busy)?,
+        true => generations.change_now().await,
+        false => generations.try_change().ok_or(RolloutError::Busy)?,
     };
     if let Some((canary, _)) = generations.canary() {
         return Err(RolloutError::OnTrial(canary.number()));
@@ -111,7 +113,7 @@ pub async fn deploy(generations: &Arc<Generations>, pipeline: Pipeline, way: Way
     }
     let first_seq = generations.commit(&next, Some(tentative), Before::Finishes).map_err(RolloutError::Failed)?;
     if let Some(old) = stranded {
-        recommence(generations, &old).await;
+        recommence(generations, old);
     }
     Ok(RolledOut { generation, state: "active", first_seq, previous_generation })
 }
@@ -210,13 +212,13 @@ pub async fn bring_back(generations: &Arc<Generations>, unfit: &mut Unfit) {
     let error = {
         let Some(_change) = generations.try_change() else { return };
         if generations.active().is_some() {
-            return recommence(generations, &old).await;
+            return;
         }
         let pipeline = &old.deployment.pipeline;
         let homes = old.deployment.homes_up();
         let fit = |node: &&Arc<Member>| !(0..homes.len()).any(|index| unfit.has(index, node));
         let mut up: Vec<_> = generations.fleet.up().filter(fit).cloned().collect();
-        if up.is_empty() {
+        if up.len() < homes.len() {
             up = generations.fleet.up().cloned().collect();
         }
         let mut now = homes.clone();
@@ -225,13 +227,17 @@ pub async fn bring_back(generations: &Arc<Generations>, unfit: &mut Unfit) {
             generations.trouble.send_replace(stuck(&anyhow!("no node answers")));
             return;
         };
+        let progress: Arc<dyn Progress> = Arc::new(());
         let work = async {
             tokio::select! {
-                started = start(generations, &old, pipeline, &homes) => started,
+                prepared = generations.prepare(pipeline, &homes, &progress) => prepared,
                 lost = placement::any_lost(&homes) => bail!("node \"{lost}\" was lost meanwhile"),
             }
         };
-        match generations.interruptible(work).await {
+        generations.returning.store(true, Ordering::Relaxed);
+        let prepared = generations.interruptible(work).await;
+        generations.returning.store(false, Ordering::Relaxed);
+        match prepared.and_then(|(next, tentative)| go_over(generations, &old, &next, tentative)) {
             Ok((generation, _)) => return tracing::warn!(generation, "the old pipeline is back"),
             Err(error) => {
                 unfit.add_failed(&homes, &error);
@@ -246,19 +252,31 @@ pub async fn bring_back(generations: &Arc<Generations>, unfit: &mut Unfit) {
 /// Prepares and commits, where nothing is active; what was pending in `old` starts again.
 async fn start(
     generations: &Arc<Generations>,
-    old: &Running,
+    old: &Arc<Running>,
     pipeline: &Arc<Pipeline>,
     nodes: &Homes,
 ) -> Result<(u64, u64)> {
     let progress: Arc<dyn Progress> = Arc::new(());
     let (next, tentative) = generations.prepare(pipeline, nodes, &progress).await?;
-    let first_seq = generations.commit(&next, Some(tentative), Before::Finishes).context("cannot go over")?;
-    recommence(generations, old).await;
+    go_over(generations, old, &next, tentative)
+}
+
+/// Makes `next` the active generation, where none is; gives its number and its first request's.
+fn go_over(
+    generations: &Arc<Generations>,
+    old: &Arc<Running>,
+    next: &Arc<Running>,
+    tentative: Tentative,
+) -> Result<(u64, u64)> {
+    let first_seq = generations.commit(next, Some(tentative), Before::Finishes).context("cannot go over")?;
+    recommence(generations, Arc::clone(old));
     Ok((next.number(), first_seq))
 }
 
-/// What was pending in `old`, which had been stopped, starts again in what is active now.
-async fn recommence(generations: &Generations, old: &Running) {
-    generations.restart(old).await;
+/// What was pending in `old`, which had been stopped, starts again in what is active now: beside what follows, since the chain
+/// takes one after the other, and may have to be mended for that.
+fn recommence(generations: &Arc<Generations>, old: Arc<Running>) {
     generations.strand(None);
+    let generations = Arc::clone(generations);
+    tokio::spawn(async move { generations.restart(&old).await });
 }

@@ -251,9 +251,12 @@ impl Loaded {
         self.is_stuck.load(Ordering::Relaxed)
     }
 
-    /// The engine keeps its session.
-    pub fn stick(&self) {
-        self.is_stuck.store(true, Ordering::Relaxed);
+    /// The engine keeps `session`; nothing follows from that where it has been replaced.
+    pub fn stick(&self, session: &SharedSession) {
+        let current = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&current, session) {
+            self.is_stuck.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Loads a fresh session in place of `stuck`, unless somebody has. The weights are mapped already.
@@ -265,7 +268,8 @@ impl Loaded {
         let graph = self.artifact.model()?;
         let fresh = self.loader.session(&self.artifact, &graph, self.prepacking)?;
         let fresh = Arc::new(Mutex::new(fresh));
-        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        *session = fresh;
         self.is_stuck.store(false, Ordering::Relaxed);
         Ok(())
     }

@@ -296,7 +296,9 @@ impl Shared {
         tracing::warn!(stage = self.identity.stage, abandoned, cause, "a thread is abandoned to the engine");
         self.health.remember(&tag);
         self.health.fail(cause.clone());
-        self.loaded.stick();
+        if let Some(session) = &session {
+            self.loaded.stick(session);
+        }
         let failure = self.failure(limit.kind, cause.clone());
         // Before the failure is out: who has heard it and then asks for the stage's state must hear what follows from it.
         let seat = match abandoned < abandoned::LIMIT {

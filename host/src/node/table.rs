@@ -21,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Nodes of the next stage that a stage may send to, each over a connection of its own.
 const MOST_NEXT: usize = 256;
+/// How long the threads of a dropped generation are waited for, where what they hold is in the way, and how often.
+const LEAVING: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(20);
 
 pub struct Node {
     config: NodeConfig,
@@ -274,8 +277,16 @@ impl Node {
                 let path = found.ok_or(PrepareError::Missing(digest))?;
                 let no_engine = |source| PrepareError::NoEngine { index, source };
                 let runtime = self.runtime.measure(&self.loader.engine).await.map_err(no_engine)?;
-                let others: Vec<Arc<Loaded>> = loads.values().filter_map(Weak::upgrade).collect();
-                let room = Taken::by(runtime, &others).room_for(index, &path, self.config.memory_limit)?;
+                let waited = Instant::now();
+                let room = loop {
+                    let others: Vec<Arc<Loaded>> = loads.values().filter_map(Weak::upgrade).collect();
+                    let room = Taken::by(runtime, &others).room_for(index, &path, self.config.memory_limit);
+                    if room.is_ok() || waited.elapsed() > LEAVING || others.iter().all(|loaded| self.runs(loaded)) {
+                        break room?;
+                    }
+                    drop(others);
+                    tokio::time::sleep(LOOK).await;
+                };
                 let wish = Wish { room, engine: engine.cloned() };
                 let loaded = self.loader.load_in_time(digest, &path, wish).await;
                 let loaded = Arc::new(loaded.map_err(|source| PrepareError::Load { index, source })?);
@@ -292,6 +303,13 @@ impl Node {
             return Err(wrong(format!("it is stage {index} of {}: only the last has no next node", manifest.count)));
         }
         Ok(loaded)
+    }
+
+    /// Whether a generation has `loaded`; otherwise threads of one that was dropped are about to let go of it.
+    fn runs(&self, loaded: &Arc<Loaded>) -> bool {
+        let generations = self.generations();
+        let mut slots = generations.iter().flat_map(|generation| generation.slots.values());
+        slots.any(|slot| Arc::ptr_eq(&slot.loaded, loaded))
     }
 
     /// Lets `generation` finish what is in it, for at most `patience`, and drops it.
