@@ -215,6 +215,25 @@ impl Generations {
         Ok((running, tentative))
     }
 
+    /// The same, until one of the nodes does not answer.
+    pub async fn prepare_on_living(
+        &self,
+        pipeline: &Arc<Pipeline>,
+        homes: &[Vec<Arc<Member>>],
+    ) -> Result<(Arc<Running>, Tentative)> {
+        const LOOK: Duration = Duration::from_millis(50);
+        let progress: Arc<dyn Progress> = Arc::new(());
+        let mut prepare = std::pin::pin!(self.prepare(pipeline, homes, &progress));
+        loop {
+            if let Ok(prepared) = tokio::time::timeout(LOOK, &mut prepare).await {
+                return prepared;
+            }
+            if let Some(lost) = homes.iter().flatten().find(|node| !node.is_up()) {
+                bail!("node \"{}\" was lost meanwhile", lost.name());
+            }
+        }
+    }
+
     /// Makes a prepared generation the active one: requests from the number that this gives on are its own. What was
     /// active before finishes what is in it, unless it is `Lost`.
     ///

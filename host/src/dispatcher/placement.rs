@@ -2,7 +2,6 @@
 
 use super::fleet::Member;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The nodes of each stage.
 pub type Homes = Vec<Vec<Arc<Member>>>;
@@ -59,17 +58,6 @@ pub fn fill_or_share(wanted: &[usize], now: &Homes, others: &[Arc<Member>]) -> O
         }
     }
     Some(homes)
-}
-
-/// The name of a node in `homes`, once one does not answer.
-pub async fn any_lost(homes: &Homes) -> String {
-    const LOOK: Duration = Duration::from_millis(50);
-    loop {
-        if let Some(lost) = homes.iter().flatten().find(|node| !node.is_up()) {
-            return lost.name();
-        }
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 #[cfg(test)]

@@ -2,15 +2,15 @@
 //! pending starts again there.
 
 use super::ailing::{APART, Judge, Sick};
-use super::deploy::{Deployment, Progress};
+use super::deploy::Deployment;
 use super::fleet::{Certainty, Down, Member};
 use super::generations::{Before, Generations, Trouble};
-use super::placement::{Homes, any_lost, has};
+use super::placement::{Homes, has};
 use super::rollout;
 use super::running::Running;
 use super::unfit::Unfit;
 use super::upkeep;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -168,8 +168,9 @@ fn plan(
     let suspect = |node: &Arc<Member>| sick.iter().any(|sick| Arc::ptr_eq(&sick.node, node));
     let lost: Vec<usize> = (0..homes.len()).filter(|&index| homes[index].is_empty()).collect();
     if lost.is_empty() {
+        let wanted = generations.setup.wanted(&deployment.pipeline);
         if !sick.is_empty() {
-            spread_out(deployment, &generations.setup.wanted(&deployment.pipeline), &mut homes, idle);
+            spread_out(deployment, &wanted, &mut homes, idle);
             // One that is not reached gets no requests. Any other draws them as long as it is there, and answers none.
             let draws = sick.iter().any(|sick| !sick.is_unreached());
             return Plan::Move(homes, if draws { Before::IsLost } else { Before::Finishes });
@@ -177,7 +178,6 @@ fn plan(
         if active.age() <= SETTLED {
             return Plan::Whole;
         }
-        let wanted = generations.setup.wanted(&deployment.pipeline);
         return match spread_out(deployment, &wanted, &mut homes, idle) {
             true => Plan::Move(homes, Before::Finishes),
             false => Plan::Whole,
@@ -325,12 +325,7 @@ async fn mend(
         let from: Vec<String> = active.deployment.nodes_of(stage).map(|node| node.name()).collect();
         tracing::warn!(stage, from = from.join(", "), to = node.name(), "moving a stage");
     }
-    let progress: Arc<dyn Progress> = Arc::new(());
-    let prepare = generations.prepare(&active.deployment.pipeline, homes, &progress);
-    let (next, tentative) = tokio::select! {
-        prepared = prepare => prepared?,
-        lost = any_lost(homes) => bail!("node \"{lost}\" was lost meanwhile"),
-    };
+    let (next, tentative) = generations.prepare_on_living(&active.deployment.pipeline, homes).await?;
     if before == Before::Finishes {
         tokio::time::sleep(TRIAL).await;
         let apart = judge.sick(&next.deployment, next.age(), Duration::ZERO);

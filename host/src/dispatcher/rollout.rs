@@ -9,7 +9,7 @@ use super::running::Running;
 use super::tentative::Tentative;
 use super::unfit::Unfit;
 use crate::pipeline::Pipeline;
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use axum::http::StatusCode;
 use defer_partition::TensorInfo;
 use serde::Serialize;
@@ -227,15 +227,8 @@ pub async fn bring_back(generations: &Arc<Generations>, unfit: &mut Unfit) {
             generations.trouble.send_replace(stuck(&anyhow!("no node answers")));
             return;
         };
-        let progress: Arc<dyn Progress> = Arc::new(());
-        let work = async {
-            tokio::select! {
-                prepared = generations.prepare(pipeline, &homes, &progress) => prepared,
-                lost = placement::any_lost(&homes) => bail!("node \"{lost}\" was lost meanwhile"),
-            }
-        };
         generations.returning.store(true, Ordering::Relaxed);
-        let prepared = generations.interruptible(work).await;
+        let prepared = generations.interruptible(generations.prepare_on_living(pipeline, &homes)).await;
         generations.returning.store(false, Ordering::Relaxed);
         match prepared.and_then(|(next, tentative)| go_over(generations, &old, &next, tentative)) {
             Ok((generation, _)) => return tracing::warn!(generation, "the old pipeline is back"),

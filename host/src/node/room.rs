@@ -7,6 +7,7 @@ use crate::engine::{Engine, EngineError};
 use crate::telemetry::Memory;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
 /// Bytes that a stage needs. What plans count for it is the same: one request at a time, without frames that wait.
@@ -70,14 +71,6 @@ impl Taken {
         Self { runtime, stages: needs.fold(0, u64::saturating_add), extra: extra.fold(0, u64::saturating_add) }
     }
 
-    /// What `limit` leaves for the weights of stage `index`, the artifact at `path`; `None` where there is no limit. A stage
-    /// that does not fit is refused before anything of it is loaded.
-    pub fn room_for(self, index: usize, path: &Path, limit: Option<u64>) -> Result<Option<u64>, PrepareError> {
-        let Some(limit) = limit else { return Ok(None) };
-        let artifact = Artifact::open(path).map_err(|error| PrepareError::Load { index, source: error.into() })?;
-        self.room(index, Need::of(&artifact.manifest), limit).map(Some)
-    }
-
     /// What `limit` leaves for the weights of stage `index`, twice of which a second version of them would take.
     ///
     /// # Errors
@@ -90,6 +83,31 @@ impl Taken {
             return Err(PrepareError::Memory { index, weights, activations, loaded: stages, runtime, limit });
         }
         Ok(left.saturating_sub(need.activations).saturating_sub(extra))
+    }
+}
+
+/// What `limit` leaves for the weights of stage `index`, the artifact at `path`; `None` where there is no limit. A stage that
+/// does not fit is refused before anything of it is loaded. `taken` gives what is taken, and whether some of that is of dropped
+/// generations, whose threads are about to let go of it: that is waited for.
+pub async fn room_for(
+    index: usize,
+    path: &Path,
+    limit: Option<u64>,
+    taken: impl Fn() -> (Taken, bool),
+) -> Result<Option<u64>, PrepareError> {
+    /// For how long, since an engine may keep a thread for ever, and how often it is looked at.
+    const LEAVING: Duration = Duration::from_secs(2);
+    const LOOK: Duration = Duration::from_millis(20);
+    let Some(limit) = limit else { return Ok(None) };
+    let artifact = Artifact::open(path).map_err(|error| PrepareError::Load { index, source: error.into() })?;
+    let need = Need::of(&artifact.manifest);
+    let until = Instant::now() + LEAVING;
+    loop {
+        let (taken, is_leaving) = taken();
+        match taken.room(index, need, limit) {
+            Err(_) if is_leaving && Instant::now() < until => tokio::time::sleep(LOOK).await,
+            room => return room.map(Some),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::history::History;
 use super::loaded::{Loaded, Loader, Wish};
 use super::notes::{Noted, Notes};
 use super::refusal::PrepareError;
-use super::room::{Runtime, Taken};
+use super::room::{Runtime, Taken, room_for};
 use super::store::{Store, StoreError};
 use super::wanted::{Hold, Wanted};
 use crate::artifact::{Artifact, Digest};
@@ -21,9 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Nodes of the next stage that a stage may send to, each over a connection of its own.
 const MOST_NEXT: usize = 256;
-/// How long the threads of a dropped generation are waited for, where what they hold is in the way, and how often.
-const LEAVING: Duration = Duration::from_secs(2);
-const LOOK: Duration = Duration::from_millis(20);
 
 pub struct Node {
     config: NodeConfig,
@@ -277,16 +274,11 @@ impl Node {
                 let path = found.ok_or(PrepareError::Missing(digest))?;
                 let no_engine = |source| PrepareError::NoEngine { index, source };
                 let runtime = self.runtime.measure(&self.loader.engine).await.map_err(no_engine)?;
-                let waited = Instant::now();
-                let room = loop {
+                let taken = || {
                     let others: Vec<Arc<Loaded>> = loads.values().filter_map(Weak::upgrade).collect();
-                    let room = Taken::by(runtime, &others).room_for(index, &path, self.config.memory_limit);
-                    if room.is_ok() || waited.elapsed() > LEAVING || others.iter().all(|loaded| self.runs(loaded)) {
-                        break room?;
-                    }
-                    drop(others);
-                    tokio::time::sleep(LOOK).await;
+                    (Taken::by(runtime, &others), !others.iter().all(|loaded| self.runs(loaded)))
                 };
+                let room = room_for(index, &path, self.config.memory_limit, taken).await?;
                 let wish = Wish { room, engine: engine.cloned() };
                 let loaded = self.loader.load_in_time(digest, &path, wish).await;
                 let loaded = Arc::new(loaded.map_err(|source| PrepareError::Load { index, source })?);
@@ -305,11 +297,11 @@ impl Node {
         Ok(loaded)
     }
 
-    /// Whether a generation has `loaded`; otherwise threads of one that was dropped are about to let go of it.
+    /// Whether a generation has `loaded`; otherwise it is being tried, or threads of one that was dropped still hold it.
     fn runs(&self, loaded: &Arc<Loaded>) -> bool {
-        let generations = self.generations();
-        let mut slots = generations.iter().flat_map(|generation| generation.slots.values());
-        slots.any(|slot| Arc::ptr_eq(&slot.loaded, loaded))
+        let has =
+            |generation: &Arc<Generation>| generation.slots.values().any(|slot| Arc::ptr_eq(&slot.loaded, loaded));
+        self.generations().iter().any(has)
     }
 
     /// Lets `generation` finish what is in it, for at most `patience`, and drops it.

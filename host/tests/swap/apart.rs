@@ -1,6 +1,6 @@
 //! Nodes that live, and do not reach each other.
 
-use crate::lost::{homes, is_up, nodes};
+use crate::lost::{assert_none_failed, homes, is_up, nodes};
 use crate::support::chain::{Chain, Node};
 use crate::support::gate::{Gate, Passage};
 use crate::support::{folder, poll};
@@ -23,11 +23,6 @@ fn gated<const N: usize>(name: &str, gated: [usize; N]) -> (Vec<Node>, [Gate; N]
         gate.lead_to(nodes[at].relay().parse().unwrap());
     }
     (nodes, gates)
-}
-
-fn assert_none_failed(chain: &Chain) {
-    let admin = chain.admin();
-    assert_eq!(admin["counters"]["failed"], 0, "{admin}");
 }
 
 #[test]

@@ -38,6 +38,11 @@ pub fn is_up(chain: &Chain, name: &str) -> bool {
     nodes.iter().any(|node| node["name"] == name && node["up"] == json!(true))
 }
 
+pub fn assert_none_failed(chain: &Chain) {
+    let admin = chain.admin();
+    assert_eq!(admin["counters"]["failed"], 0, "{admin}");
+}
+
 #[test]
 fn fault_after_fault_is_survived_as_long_as_one_node_is_spare() {
     let versions = Versions::of("spare", &[[1, 2, 3]]);
@@ -77,8 +82,7 @@ fn fault_after_fault_is_survived_as_long_as_one_node_is_spare() {
     }
     // An attempt that fails takes its number along.
     assert!(chain.tag().0 >= 6);
-    let admin = chain.admin();
-    assert_eq!(admin["counters"]["failed"], 0, "{admin}");
+    assert_none_failed(&chain);
     traffic.end();
 }
 
@@ -102,8 +106,7 @@ fn without_a_spare_a_stage_moves_in_with_another_and_out_again() {
     });
     traffic.goes_on("moving out");
     settled(&chain.nodes);
-    let admin = chain.admin();
-    assert_eq!(admin["counters"]["failed"], 0, "{admin}");
+    assert_none_failed(&chain);
     traffic.end();
 }
 

@@ -1,6 +1,6 @@
 //! Stages that run on several nodes.
 
-use crate::lost::{is_up, nodes, signal};
+use crate::lost::{assert_none_failed, is_up, nodes, signal};
 use crate::stages::{settled, swap};
 use crate::support::chain::{Chain, Node};
 use crate::support::networks::assert_same;
@@ -25,11 +25,6 @@ fn homes(chain: &Chain) -> Vec<Vec<String>> {
     }
     homes.iter_mut().for_each(|home| home.sort());
     homes
-}
-
-fn assert_none_failed(chain: &Chain) {
-    let admin = chain.admin();
-    assert_eq!(admin["counters"]["failed"], 0, "{admin}");
 }
 
 #[test]
