@@ -6,7 +6,7 @@ use crate::http::ErrorBody;
 use crate::node::generation::Prepare;
 use crate::pipeline::Pipeline;
 use crate::relay::Token;
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,8 @@ const WORD: Duration = Duration::from_secs(5);
 /// Loading a stage may read gigabytes from a slow card.
 pub const LOAD: Duration = Duration::from_secs(600);
 const UPLOAD_CHUNK: usize = 256 * 1024;
+/// Bytes of an answer: more than a node with a thousand stages says.
+const MOST_SAID: usize = 4 << 20;
 
 /// In the chain of an error: somebody else has the pipeline, or the generation's number.
 #[derive(Debug, thiserror::Error)]
@@ -202,7 +204,7 @@ impl NodeClient {
         if status.is_success() {
             return Ok(response);
         }
-        let text = response.text().await.unwrap_or_default();
+        let text = String::from_utf8_lossy(&read(response).await.unwrap_or_default()).into_owned();
         let said = match serde_json::from_str::<ErrorBody>(&text) {
             Ok(ErrorBody { error, cause }) => [vec![error], cause].concat().join(": "),
             Err(_) => text,
@@ -210,15 +212,22 @@ impl NodeClient {
         Err(Answered { kind: self.kind.name(), url: self.url.clone(), status, said }.into())
     }
 
+    /// What the node says to `request`.
+    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
+        let said = read(self.accept(self.send(request).await?).await?).await;
+        let said = said.and_then(|said| Ok(serde_json::from_slice(&said)?));
+        said.with_context(|| format!("the {} at {} does not answer as one does", self.kind.name(), self.url))
+    }
+
     pub async fn describe(&self) -> Result<NodeInfo> {
         let request = self.request(Method::GET, &["v1", "node"])?.timeout(QUICK);
-        Ok(self.accept(self.send(request).await?).await?.json().await?)
+        self.answer(request).await
     }
 
     /// Where the node says that its relay is, `host:port` or `:port`: told without the token, and not proved.
     pub async fn stated_relay(&self) -> Result<String> {
         let request = self.request(Method::GET, &["v1", "relay"])?.timeout(QUICK);
-        Ok(self.accept(self.send(request).await?).await?.json::<Relay>().await?.relay)
+        Ok(self.answer::<Relay>(request).await?.relay)
     }
 
     /// Where others reach the relay: what the node advertises, else the host of its URL and the relay's port.
@@ -236,7 +245,7 @@ impl NodeClient {
         // The caller knows how long is too long.
         let request = self.request(Method::GET, &["v1", "pulse"])?.timeout(QUICK);
         let request = request.query(&[("incarnation", incarnation)]);
-        Ok(self.accept(self.send(request).await?).await?.json().await?)
+        self.answer(request).await
     }
 
     /// Tells the node what becomes of a candidate.
@@ -255,12 +264,12 @@ impl NodeClient {
     /// Posts `body` to `path`, and waits for the answer for at most `limit`.
     pub async fn ask<T: DeserializeOwned>(&self, path: &[&str], body: &impl Serialize, limit: Duration) -> Result<T> {
         let request = self.request(Method::POST, path)?.timeout(limit).json(body);
-        Ok(self.accept(self.send(request).await?).await?.json().await?)
+        self.answer(request).await
     }
 
     pub async fn slots(&self) -> Result<Vec<SlotInfo>> {
         let request = self.request(Method::GET, &["v1", "stages"])?.timeout(QUICK);
-        Ok(self.accept(self.send(request).await?).await?.json::<Slots>().await?.stages)
+        Ok(self.answer::<Slots>(request).await?.stages)
     }
 
     pub async fn has_artifact(&self, digest: &Digest) -> Result<bool> {
@@ -309,13 +318,13 @@ impl NodeClient {
         let stream = ReaderStream::with_capacity(open, UPLOAD_CHUNK).inspect_ok(move |chunk| sent(chunk.len() as u64));
         let request = self.request(Method::PUT, &["v1", "stages", pipeline, &index.to_string()])?;
         let request = request.header("content-length", length).body(Body::wrap_stream(stream));
-        Ok(self.accept(self.send(request).await?).await?.json().await?)
+        self.answer(request).await
     }
 
     /// Has the node go back to what stage `index` of `pipeline` ran before; gives its answer.
     pub async fn roll_back(&self, pipeline: &str, index: usize) -> Result<Value> {
         let request = self.request(Method::POST, &["v1", "stages", pipeline, &index.to_string(), "rollback"])?;
-        Ok(self.accept(self.send(request).await?).await?.json().await?)
+        self.answer(request).await
     }
 
     /// Has a dispatcher change what runs: `what` is deploy, promote or abort; gives its answer.
@@ -330,7 +339,7 @@ impl NodeClient {
         if let Some(body) = body {
             request = request.json(body);
         }
-        Ok(self.accept(self.send(request).await?).await?.json().await?)
+        self.answer(request).await
     }
 
     /// Has the node load and start its stages of a generation, or renews its lease.
@@ -362,4 +371,14 @@ impl NodeClient {
         self.accept(self.send(request).await?).await?;
         Ok(())
     }
+}
+
+/// The body of `response`, if it is not too long: whoever listens at a node's address may say anything.
+async fn read(mut response: Response) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        ensure!(body.len() + chunk.len() <= MOST_SAID, "more than {MOST_SAID} bytes");
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }

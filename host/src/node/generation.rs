@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+/// Nodes of the next stage that a stage may send to, each over a connection of its own.
+const MOST_NEXT: usize = 256;
+
 /// Body of `PUT /v1/pipelines/{p}/generations/{g}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepare {
@@ -57,6 +60,27 @@ pub struct Assignment {
     /// Lossy codecs that `auto` may use as well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lossy: Vec<Codec>,
+}
+
+impl Assignment {
+    /// # Errors
+    /// What it asks for that no stage can do, whatever its artifact is.
+    pub fn check(&self) -> Result<(), String> {
+        if self.next.len() > MOST_NEXT {
+            return Err(format!("{} next nodes are given, {MOST_NEXT} are possible", self.next.len()));
+        }
+        if let Some(hop) = self.next.iter().find(|hop| hop.stage != self.index + 1) {
+            return Err(format!("it is to send to stage {}, the next one is {}", hop.stage, self.index + 1));
+        }
+        if let Some(codec) = self.lossy.iter().find(|codec| !CodecChoice::may_allow(**codec)) {
+            return Err(format!("{codec} is no lossy codec that auto could choose"));
+        }
+        if self.lossy.len() > CodecChoice::MOST_LOSSY {
+            let (given, most) = (self.lossy.len(), CodecChoice::MOST_LOSSY);
+            return Err(format!("{given} lossy codecs are allowed, auto chooses among {most} at most"));
+        }
+        Ok(())
+    }
 }
 
 /// A node that runs the next stage.

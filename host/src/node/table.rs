@@ -11,16 +11,13 @@ use super::room::{Runtime, Taken, room_for};
 use super::store::{Store, StoreError};
 use super::wanted::{Hold, Wanted};
 use crate::artifact::{Artifact, Digest};
-use crate::relay::{CodecChoice, Limits};
+use crate::relay::Limits;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-
-/// Nodes of the next stage that a stage may send to, each over a connection of its own.
-const MOST_NEXT: usize = 256;
 
 pub struct Node {
     config: NodeConfig,
@@ -248,20 +245,8 @@ impl Node {
         engine: Option<&String>,
     ) -> Result<Arc<Loaded>, PrepareError> {
         let index = assignment.index;
-        let wrong = |cause: String| PrepareError::Assignment { index, cause };
-        if assignment.next.len() > MOST_NEXT {
-            return Err(wrong(format!("{} next nodes are given, {MOST_NEXT} are possible", assignment.next.len())));
-        }
-        if let Some(hop) = assignment.next.iter().find(|hop| hop.stage != index + 1) {
-            return Err(wrong(format!("it is to send to stage {}, the next one is {}", hop.stage, index + 1)));
-        }
-        if let Some(codec) = assignment.lossy.iter().find(|codec| !CodecChoice::may_allow(**codec)) {
-            return Err(wrong(format!("{codec} is no lossy codec that auto could choose")));
-        }
-        if assignment.lossy.len() > CodecChoice::MOST_LOSSY {
-            let (given, most) = (assignment.lossy.len(), CodecChoice::MOST_LOSSY);
-            return Err(wrong(format!("{given} lossy codecs are allowed, auto chooses among {most} at most")));
-        }
+        let wrong = |cause| PrepareError::Assignment { index, cause };
+        assignment.check().map_err(wrong)?;
         let digest = assignment.artifact;
         let mut loads = self.loads.lock().await;
         loads.retain(|_, loaded| loaded.strong_count() > 0);

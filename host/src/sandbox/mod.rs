@@ -99,7 +99,12 @@ pub enum Execution {
 pub struct Sandbox {
     engine: Engine,
     limits: Limits,
+    latest: Latest,
 }
+
+/// The component that was compiled last. Stages that one version of this program packaged have the same, so that a swap rarely
+/// has to compile.
+type Latest = Arc<Mutex<Option<(Box<[u8]>, StagePre<State>)>>>;
 
 impl Sandbox {
     pub fn new(limits: Limits) -> Result<Self, SandboxError> {
@@ -126,7 +131,7 @@ impl Sandbox {
                 }
             })
             .map_err(|error| SandboxError::Start(error.to_string()))?;
-        Ok(Self { engine, limits })
+        Ok(Self { engine, limits, latest: Latest::default() })
     }
 
     /// What runs components: `cranelift`, or `pulley`, the interpreter.
@@ -143,8 +148,22 @@ impl Sandbox {
         Component::new(&self.engine, artifact.component()).map_err(|error| SandboxError::Compile(format!("{error:#}")))
     }
 
-    /// Compiles the component of `artifact` and checks what it asks for.
+    /// Compiles the component of `artifact`, unless the last one was the same, and checks what it asks for.
     pub fn compile(&self, artifact: &Artifact) -> Result<Program, SandboxError> {
+        let latest = || self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = latest().as_ref().filter(|(bytes, _)| **bytes == *artifact.component()).map(|(_, pre)| pre.clone());
+        let pre = match same {
+            Some(pre) => pre,
+            None => {
+                let pre = self.prepare(artifact)?;
+                *latest() = Some((artifact.component().into(), pre.clone()));
+                pre
+            }
+        };
+        Ok(Program { pre, limits: self.limits, manifest: Arc::new(artifact.manifest.clone()) })
+    }
+
+    fn prepare(&self, artifact: &Artifact) -> Result<StagePre<State>, SandboxError> {
         let component = self.component(artifact)?;
         for (name, _) in component.component_type().imports(&self.engine) {
             if !name.starts_with("wasi:nn/") {
@@ -158,8 +177,7 @@ impl Sandbox {
         })
         .map_err(link)?;
         let pre = linker.instantiate_pre(&component).map_err(link)?;
-        let pre = StagePre::new(pre).map_err(link)?;
-        Ok(Program { pre, limits: self.limits, manifest: Arc::new(artifact.manifest.clone()) })
+        StagePre::new(pre).map_err(link)
     }
 }
 

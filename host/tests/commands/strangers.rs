@@ -90,6 +90,7 @@ fn a_probe_gives_the_token_to_nobody_who_does_not_know_it() {
         assert!(!out.exists(), "nothing is written where not all have proved themselves");
         text
     };
+    let endless = "x".repeat(5 << 20);
     for (status, relay, said) in [
         // One whose relay proves nothing, one that points at a real node's, elsewhere, and several that make no sense.
         ("200 OK", "", "does not prove itself"),
@@ -97,6 +98,7 @@ fn a_probe_gives_the_token_to_nobody_who_does_not_know_it() {
         ("200 OK", "7701", "cannot find its relay"),
         ("302 Found", "", "answered 302"),
         ("404 Not Found", "", "answered 404"),
+        ("200 OK", &endless, "more than 4194304 bytes"),
     ] {
         let stranger = Stranger::start(status, relay);
         let text = probe("stranger", format!("http://{}", stranger.address));

@@ -25,12 +25,16 @@ use contents::Engine;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask dist
+  cargo xtask dist --all                                       every architecture, one after another
   cargo xtask dist --target aarch64-unknown-linux-gnu --out packages
   cargo xtask dist --target armv7-unknown-linux-gnueabihf      32-bit ARM: computes with tract, as there is no onnxruntime")]
 pub struct Args {
     /// x86_64-unknown-linux-gnu, aarch64-unknown-linux-gnu or armv7-unknown-linux-gnueabihf [default: this machine's]
     #[arg(long, value_name = "T", value_parser = target)]
     target: Option<Target>,
+    /// For all of these, one after another
+    #[arg(long, conflicts_with = "target")]
+    all: bool,
     /// Where the packages go [default: dist/packages]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -72,14 +76,24 @@ fn target(text: &str) -> Result<Target, String> {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let started = Instant::now();
-    let own = TARGETS.into_iter().find(|target| target.arch == env::consts::ARCH);
-    let target = args.target.or(own).context("name an architecture with --target")?;
-    let program = build(target)?;
     let out = args.out.clone().unwrap_or_else(|| root().join("dist/packages"));
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     let out = out.canonicalize()?;
+    let own = TARGETS.into_iter().find(|target| target.arch == env::consts::ARCH);
+    let targets = match args.all {
+        true => TARGETS.to_vec(),
+        false => vec![args.target.or(own).context("name an architecture with --target")?],
+    };
+    for target in targets {
+        package(target, &out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
 
+/// Builds the program for `target` and writes its packages to `out`.
+fn package(target: Target, out: &Path) -> Result<()> {
+    let started = Instant::now();
+    let program = build(target)?;
     let name = format!("defer-host-{}-{}", env!("CARGO_PKG_VERSION"), target.triple);
     let folder = out.join(&name);
     let _ = fs::remove_dir_all(&folder);
@@ -106,16 +120,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     command::run(
         Command::new("tar")
             .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "-czf", &tar, &name])
-            .current_dir(&out),
+            .current_dir(out),
     )?;
-    let deb = debian(target, &folder, &out)?;
+    let deb = debian(target, &folder, out)?;
     fs::remove_dir_all(&folder)?;
     let files = [tar, deb, sbom];
-    let sums = command::run(Command::new("sha256sum").args(&files).current_dir(&out))?;
+    let sums = command::run(Command::new("sha256sum").args(&files).current_dir(out))?;
     fs::write(out.join(format!("{name}.sha256")), &sums)?;
     print!("{sums}");
     eprintln!("{} in {}: glibc {newest} or newer, {parts} crates inside ({})", name, out.display(), seconds(started));
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn build(target: Target) -> Result<PathBuf> {
