@@ -25,6 +25,8 @@ pub struct Cross {
     pub core: &'static str,
     /// Where rustup can download nothing.
     pub fallback: Fallback,
+    /// Cargo's arguments for what runs in emulation: no engine but one.
+    emulated: &'static [&'static str],
 }
 
 /// What a distribution has of Rust's standard library for an architecture.
@@ -42,6 +44,7 @@ pub const AARCH64: Cross = Cross {
     // ARMv8.0, as in a Raspberry Pi 3: no dot products, no half floats.
     core: "cortex-a53",
     fallback: Fallback::Compiled,
+    emulated: &["--no-default-features"],
 };
 
 /// 32 bits, with hardware for floating-point numbers: Raspberry Pi OS (32-bit) on a Pi 2 or newer. The tests do not build it.
@@ -53,6 +56,8 @@ pub const ARMV7: Cross = Cross {
     emulator: "qemu-arm-static",
     core: "cortex-a7",
     fallback: Fallback::Source,
+    // It has tract only.
+    emulated: &[],
 };
 
 /// The profile of builds that run in emulation.
@@ -151,13 +156,12 @@ impl Cross {
         Ok(target_dir.join(self.triple).join(profile).join("defer-host"))
     }
 
-    /// Builds what runs in emulation (with onnxruntime as its only engine), and gives a program of this machine that runs
-    /// it there.
+    /// Builds what runs in emulation, and gives a program of this machine that runs it there.
     ///
     /// # Errors
     /// One line that says what to do.
     pub fn emulated(&self, root: &Path, target_dir: &Path) -> Result<PathBuf, String> {
-        let program = self.build(root, target_dir, EMULATED, &["--no-default-features"])?;
+        let program = self.build(root, target_dir, EMULATED, self.emulated)?;
         let quoted = program.display().to_string().replace('\'', r"'\''");
         let script = format!("#!/bin/sh\nexec {} -cpu {} '{quoted}' \"$@\"\n", self.emulator, self.core);
         let path = program.with_file_name("defer-host-emulated");

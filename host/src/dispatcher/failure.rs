@@ -1,6 +1,6 @@
 //! Why a change of what runs could not be made, as far as others decide by it.
 
-use super::nodes::{Answered, NoRoom};
+use super::nodes::{Answered, NoRoom, Strange};
 use axum::http::StatusCode;
 use thiserror::Error;
 
@@ -39,7 +39,9 @@ pub fn status(error: &anyhow::Error) -> StatusCode {
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         };
     }
-    match error.is::<BrokenOff>() || error.is::<NoLink>() || error.is::<reqwest::Error>() {
+    let passing =
+        error.is::<BrokenOff>() || error.is::<NoLink>() || error.is::<reqwest::Error>() || error.is::<Strange>();
+    match passing {
         true => StatusCode::SERVICE_UNAVAILABLE,
         false => StatusCode::UNPROCESSABLE_ENTITY,
     }

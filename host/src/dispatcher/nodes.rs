@@ -46,6 +46,11 @@ pub struct Answered {
 #[error("{0}")]
 pub struct NoRoom(String);
 
+/// In the chain of an error: something else than a node, or half of its answer, came from its address.
+#[derive(Debug, thiserror::Error)]
+#[error("what came is none: {0}")]
+pub struct Strange(String);
+
 /// One node, by its URL.
 #[derive(Clone, Debug)]
 pub struct NodeClient {
@@ -204,7 +209,10 @@ impl NodeClient {
         if status.is_success() {
             return Ok(response);
         }
-        let text = String::from_utf8_lossy(&read(response).await.unwrap_or_default()).into_owned();
+        let text = match read(response).await {
+            Ok(body) => String::from_utf8_lossy(&body).into_owned(),
+            Err(error) => format!("({error:#})"),
+        };
         let said = match serde_json::from_str::<ErrorBody>(&text) {
             Ok(ErrorBody { error, cause }) => [vec![error], cause].concat().join(": "),
             Err(_) => text,
@@ -215,8 +223,9 @@ impl NodeClient {
     /// What the node says to `request`.
     async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
         let said = read(self.accept(self.send(request).await?).await?).await;
-        let said = said.and_then(|said| Ok(serde_json::from_slice(&said)?));
-        said.with_context(|| format!("the {} at {} does not answer as one does", self.kind.name(), self.url))
+        let said =
+            said.and_then(|said| serde_json::from_slice(&said).map_err(|error| Strange(error.to_string()).into()));
+        said.with_context(|| format!("no answer of the {} at {}", self.kind.name(), self.url))
     }
 
     pub async fn describe(&self) -> Result<NodeInfo> {
@@ -377,7 +386,7 @@ impl NodeClient {
 async fn read(mut response: Response) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
-        ensure!(body.len() + chunk.len() <= MOST_SAID, "more than {MOST_SAID} bytes");
+        ensure!(body.len() + chunk.len() <= MOST_SAID, Strange(format!("it has more than {MOST_SAID} bytes")));
         body.extend_from_slice(&chunk);
     }
     Ok(body)

@@ -6,13 +6,14 @@
 mod bindings;
 mod nn;
 
-use crate::artifact::{Artifact, Manifest};
+use crate::artifact::{Artifact, Digest, Manifest};
 use crate::buffer::Pool;
 use crate::engine::{EngineError, Named, SharedSession};
 use bindings::{Stage, StagePre};
 use defer_partition::TensorInfo;
 use nn::{Call, Slice};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -99,12 +100,12 @@ pub enum Execution {
 pub struct Sandbox {
     engine: Engine,
     limits: Limits,
-    latest: Latest,
+    compiled: Arc<Mutex<Compiled>>,
 }
 
-/// The component that was compiled last. Stages that one version of this program packaged have the same, so that a swap rarely
-/// has to compile.
-type Latest = Arc<Mutex<Option<(Box<[u8]>, StagePre<State>)>>>;
+/// The components that are in use. Stages that one version of this program packaged have the same, so that a swap rarely has to
+/// compile.
+type Compiled = HashMap<Digest, Weak<StagePre<State>>>;
 
 impl Sandbox {
     pub fn new(limits: Limits) -> Result<Self, SandboxError> {
@@ -131,7 +132,7 @@ impl Sandbox {
                 }
             })
             .map_err(|error| SandboxError::Start(error.to_string()))?;
-        Ok(Self { engine, limits, latest: Latest::default() })
+        Ok(Self { engine, limits, compiled: Arc::default() })
     }
 
     /// What runs components: `cranelift`, or `pulley`, the interpreter.
@@ -148,15 +149,18 @@ impl Sandbox {
         Component::new(&self.engine, artifact.component()).map_err(|error| SandboxError::Compile(format!("{error:#}")))
     }
 
-    /// Compiles the component of `artifact`, unless the last one was the same, and checks what it asks for.
+    /// Compiles the component of `artifact`, unless a program of the same one is in use, and checks what it asks for.
     pub fn compile(&self, artifact: &Artifact) -> Result<Program, SandboxError> {
-        let latest = || self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = latest().as_ref().filter(|(bytes, _)| **bytes == *artifact.component()).map(|(_, pre)| pre.clone());
+        let compiled = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let digest = Digest::of(artifact.component()).map_err(|error| SandboxError::Compile(error.to_string()))?;
+        let same = compiled().get(&digest).and_then(Weak::upgrade);
         let pre = match same {
             Some(pre) => pre,
             None => {
-                let pre = self.prepare(artifact)?;
-                *latest() = Some((artifact.component().into(), pre.clone()));
+                let pre = Arc::new(self.prepare(artifact)?);
+                let mut compiled = compiled();
+                compiled.retain(|_, used| used.strong_count() > 0);
+                compiled.insert(digest, Arc::downgrade(&pre));
                 pre
             }
         };
@@ -184,7 +188,7 @@ impl Sandbox {
 /// A compiled component that imports only what it may.
 #[derive(Clone)]
 pub struct Program {
-    pre: StagePre<State>,
+    pre: Arc<StagePre<State>>,
     limits: Limits,
     manifest: Arc<Manifest>,
 }

@@ -2,9 +2,13 @@
 
 use crate::support::chain::Chain;
 use crate::support::http::Request;
-use crate::support::networks::{ladder, stage};
+use crate::support::networks::{ladder, long, stage};
 use crate::support::poll;
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 /// The samples of Prometheus' text format, by name and labels.
 fn samples(url: &str) -> BTreeMap<String, f64> {
@@ -65,4 +69,45 @@ fn figures_count_what_went_through() {
     for (stage, node) in placed.iter().zip(&chain.nodes) {
         assert_eq!((&stage["node"], &stage["relay"]), (&node.name.as_str().into(), &node.relay().into()));
     }
+}
+
+/// While `work` runs, process `pid` has a quarter of the time, in turns much shorter than a computation: what a processor that
+/// gets too hot, or a quota, makes of it.
+fn throttled<T>(pid: u32, work: impl FnOnce() -> T) -> T {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                kill_process(pid, Signal::STOP).unwrap();
+                thread::sleep(Duration::from_millis(6));
+                kill_process(pid, Signal::CONT).unwrap();
+                thread::sleep(Duration::from_millis(2));
+            }
+        });
+        // A failed assertion must not leave it at that.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        done.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+#[test]
+fn a_node_that_is_throttled_says_how_much_slower_it_has_become() {
+    let staged = stage("throttled", &long(8), 1, &[]);
+    let chain = Chain::start("throttled", &staged);
+    let inputs = staged.inputs(1, 200);
+    let drift = |requests| {
+        for _ in 0..requests {
+            chain.infer(&inputs).unwrap();
+        }
+        let node = &chain.nodes[0];
+        let drift = poll("a drift", || node.describe()["drift"].as_f64());
+        let samples = samples(node.url());
+        (drift, samples["defer_drift"])
+    };
+    let (before, _) = drift(150);
+    let (after, sampled) = throttled(chain.nodes[0].process.pid(), || drift(64));
+    assert!(after > 1.5 * before, "{before} before, {after} after");
+    assert!(sampled > 1.5 * before, "{before} before, {sampled} after");
 }

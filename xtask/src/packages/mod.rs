@@ -32,7 +32,7 @@ pub struct Args {
     /// x86_64-unknown-linux-gnu, aarch64-unknown-linux-gnu or armv7-unknown-linux-gnueabihf [default: this machine's]
     #[arg(long, value_name = "T", value_parser = target)]
     target: Option<Target>,
-    /// For all of these, one after another
+    /// For all of these, one after another: on x86-64
     #[arg(long, conflicts_with = "target")]
     all: bool,
     /// Where the packages go [default: dist/packages]
@@ -50,21 +50,25 @@ struct Target {
     triple: &'static str,
     debian: &'static str,
     /// How it is built on other machines.
-    cross: Option<(&'static Cross, setup::Task)>,
+    cross: Option<&'static Cross>,
 }
 
 const TARGETS: [Target; 3] = [
     Target { arch: "x86_64", triple: "x86_64-unknown-linux-gnu", debian: "amd64", cross: None },
-    Target {
-        arch: "aarch64",
-        triple: AARCH64.triple,
-        debian: AARCH64.debian,
-        cross: Some((&AARCH64, setup::Task::Cross)),
-    },
-    Target { arch: "arm", triple: ARMV7.triple, debian: ARMV7.debian, cross: Some((&ARMV7, setup::Task::CrossArmv7)) },
+    Target { arch: "aarch64", triple: AARCH64.triple, debian: AARCH64.debian, cross: Some(&AARCH64) },
+    Target { arch: "arm", triple: ARMV7.triple, debian: ARMV7.debian, cross: Some(&ARMV7) },
 ];
 
 impl Target {
+    /// What set-up has to install to build it here.
+    fn needs(self) -> Result<setup::Task> {
+        match self.cross {
+            _ if self.arch == env::consts::ARCH => Ok(setup::Task::Run),
+            Some(cross) => Ok(setup::Task::Cross(cross)),
+            None => bail!("{} is built on a machine of that kind only", self.triple),
+        }
+    }
+
     fn engine(self) -> Engine {
         if onnxruntime::exists_for(self.arch) { Engine::Onnxruntime } else { Engine::Tract }
     }
@@ -84,6 +88,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         true => TARGETS.to_vec(),
         false => vec![args.target.or(own).context("name an architecture with --target")?],
     };
+    // Before the first is built, which takes long.
+    for target in &targets {
+        setup::ensure(target.needs()?)?;
+    }
     for target in targets {
         package(target, &out)?;
     }
@@ -134,7 +142,6 @@ fn package(target: Target, out: &Path) -> Result<()> {
 
 fn build(target: Target) -> Result<PathBuf> {
     if target.arch == env::consts::ARCH {
-        setup::ensure(setup::Task::Run)?;
         let program = ["-p", "defer-host", "--bin", "defer-host"];
         let status = cargo(&["build", "--profile", PROFILE, "--locked"]).args(program).status()?;
         if !status.success() {
@@ -142,17 +149,14 @@ fn build(target: Target) -> Result<PathBuf> {
         }
         return Ok(target_dir()?.join(PROFILE).join("defer-host"));
     }
-    let Some((cross, task)) = target.cross else {
-        bail!("{} is built on a machine of that kind only", target.triple);
-    };
-    setup::ensure(task)?;
+    let cross = target.cross.context("it can be built here")?;
     cross.build(&root(), &target_dir()?, PROFILE, &[]).map_err(|error| anyhow!(error))
 }
 
 /// Copies the program without its symbols.
 fn strip(target: Target, from: &Path, to: &Path) -> Result<()> {
     let tool = match target.cross {
-        Some((cross, _)) if target.arch != env::consts::ARCH => format!("{}-strip", cross.tools),
+        Some(cross) if target.arch != env::consts::ARCH => format!("{}-strip", cross.tools),
         _ => "strip".to_owned(),
     };
     command::run(Command::new(tool).args(["--strip-all", "-o"]).arg(to).arg(from)).map(drop)

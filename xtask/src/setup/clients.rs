@@ -30,9 +30,7 @@ impl Item for Clients {
 
     fn need(&self, task: Task) -> Need {
         match task {
-            Task::Run | Task::Compare | Task::Bed | Task::Peers | Task::Cross | Task::CrossArmv7 | Task::Mixed => {
-                Need::Unused
-            }
+            Task::Run | Task::Compare | Task::Bed | Task::Peers | Task::Cross(_) | Task::Mixed(_) => Need::Unused,
             Task::Test => Need::Required,
         }
     }

@@ -57,8 +57,8 @@ impl Item for CrossTools {
 
     fn need(&self, task: Task) -> Need {
         let needs = match task {
-            Task::Test | Task::Cross | Task::Mixed => *self.0 == AARCH64,
-            Task::CrossArmv7 => *self.0 == ARMV7,
+            Task::Test => *self.0 == AARCH64,
+            Task::Cross(cross) | Task::Mixed(cross) => self.0 == cross,
             Task::Run | Task::Compare | Task::Bed | Task::Peers => false,
         };
         if needs { Need::Required } else { Need::Unused }

@@ -35,12 +35,16 @@ impl Machine {
         if !is_root() {
             bail!("as root, run: apt-get update && {install}");
         }
+        let mut stale = String::new();
         if !self.package_lists_are_fresh {
-            command::run(apt_get().arg("update"))?;
+            // While a mirror takes over changes, some lists of packages do not come; what is wanted may stand in the others.
+            if let Err(error) = command::run(apt_get().arg("update")) {
+                stale = format!(" (lists of packages are missing: {error:#})");
+            }
             self.package_lists_are_fresh = true;
         }
         let arguments = install.split(' ').skip(1);
-        command::run(apt_get().args(arguments)).with_context(|| format!("cannot install; run: {install}"))?;
+        command::run(apt_get().args(arguments)).with_context(|| format!("cannot install; run: {install}{stale}"))?;
         Ok(())
     }
 

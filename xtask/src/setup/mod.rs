@@ -21,6 +21,7 @@ use std::{process::ExitCode, time::Instant};
 
 use anyhow::Result;
 
+use crate::cross::Cross;
 use crate::workspace::seconds;
 pub use machine::Machine;
 
@@ -53,12 +54,10 @@ pub enum Task {
     Bed,
     /// The same as `Bed`, with other systems beside.
     Peers,
-    /// The same as `Run`, for aarch64 machines: nothing of it runs here.
-    Cross,
-    /// The same as `Run`, for 32-bit ARM machines.
-    CrossArmv7,
+    /// The same as `Run`, for another architecture: nothing of it runs here.
+    Cross(&'static Cross),
     /// The same as `Cross`, and running it, in emulation.
-    Mixed,
+    Mixed(&'static Cross),
 }
 
 /// How much a task needs an item.
@@ -89,7 +88,7 @@ trait Item {
 }
 
 /// In order: a later item is installed with the help of earlier ones.
-const ITEMS: [&dyn Item; 14] = [
+const ITEMS: [&dyn Item; 15] = [
     &c_linker::CLinker,
     &c_libraries::CLibraries,
     &python::Python,
@@ -98,7 +97,8 @@ const ITEMS: [&dyn Item; 14] = [
     &cross::FOR_AARCH64,
     &cross::FOR_ARMV7,
     &onnxruntime::ForAarch64,
-    &emulator::Emulator,
+    &emulator::FOR_AARCH64,
+    &emulator::FOR_ARMV7,
     &clients::Clients,
     &perf_analyzer::PerfAnalyzer,
     &reference::Reference,

@@ -33,7 +33,7 @@ impl Item for Network {
 
     fn need(&self, task: Task) -> Need {
         match task {
-            Task::Run | Task::Compare | Task::Cross | Task::CrossArmv7 | Task::Mixed => Need::Unused,
+            Task::Run | Task::Compare | Task::Cross(_) | Task::Mixed(_) => Need::Unused,
             // Nodes that are found in a network of the test's own.
             Task::Test => Need::Useful,
             Task::Bed | Task::Peers => Need::Required,

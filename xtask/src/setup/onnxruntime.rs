@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{Item, Machine, Need, Task, command, python};
+use crate::cross::AARCH64;
 
 pub const VERSION: &str = "1.24.4";
 
@@ -78,8 +79,9 @@ impl Item for ForAarch64 {
 
     fn need(&self, task: Task) -> Need {
         match task {
-            Task::Test | Task::Cross | Task::Mixed => Need::Required,
-            Task::Run | Task::Compare | Task::Bed | Task::Peers | Task::CrossArmv7 => Need::Unused,
+            Task::Test => Need::Required,
+            Task::Cross(cross) | Task::Mixed(cross) if *cross == AARCH64 => Need::Required,
+            Task::Run | Task::Compare | Task::Bed | Task::Peers | Task::Cross(_) | Task::Mixed(_) => Need::Unused,
         }
     }
 }

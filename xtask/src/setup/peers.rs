@@ -30,9 +30,7 @@ impl Item for Peers {
 
     fn need(&self, task: Task) -> Need {
         match task {
-            Task::Run | Task::Test | Task::Compare | Task::Bed | Task::Cross | Task::CrossArmv7 | Task::Mixed => {
-                Need::Unused
-            }
+            Task::Run | Task::Test | Task::Compare | Task::Bed | Task::Cross(_) | Task::Mixed(_) => Need::Unused,
             Task::Peers => Need::Required,
         }
     }

@@ -31,7 +31,7 @@ impl Item for Reference {
 
     fn need(&self, task: Task) -> Need {
         match task {
-            Task::Run | Task::Test | Task::Cross | Task::CrossArmv7 | Task::Mixed => Need::Unused,
+            Task::Run | Task::Test | Task::Cross(_) | Task::Mixed(_) => Need::Unused,
             Task::Compare | Task::Bed | Task::Peers => Need::Required,
         }
     }

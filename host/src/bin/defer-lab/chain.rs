@@ -15,8 +15,8 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub struct Emulated {
     pub program: PathBuf,
-    /// Its onnxruntime library.
-    pub ort_lib: PathBuf,
+    /// Its onnxruntime library, if it has one.
+    pub ort_lib: Option<PathBuf>,
 }
 
 /// Dropping it stops all, the dispatcher first.
@@ -48,7 +48,10 @@ impl Chain {
             let mut program = binary;
             if let Some(emulated) = emulated.filter(|_| index % 2 == 1) {
                 program = &emulated.program;
-                extra_args.extend(["--ort-lib".into(), emulated.ort_lib.clone().into()]);
+                match &emulated.ort_lib {
+                    Some(library) => extra_args.extend(["--ort-lib".into(), library.into()]),
+                    None => extra_args.extend(["--engine".into(), "tract".into()]),
+                }
             }
             chain.nodes.push(spawn_node(program, &NodeOptions { name, state_dir, extra_args })?);
         }

@@ -43,9 +43,9 @@ pub struct DemoArgs {
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = parse_dim)]
     dims: Vec<(String, usize)>,
     /// Runs every other node with this program, which emulates another architecture (`cargo xtask demo --mixed`)
-    #[arg(long, value_name = "FILE", requires = "emulated_ort_lib")]
+    #[arg(long, value_name = "FILE")]
     emulated: Option<PathBuf>,
-    /// The onnxruntime library of that architecture
+    /// The onnxruntime library of that architecture; without it, tract computes there
     #[arg(long, value_name = "FILE", requires = "emulated")]
     emulated_ort_lib: Option<PathBuf>,
 }
@@ -61,8 +61,7 @@ pub async fn run(args: DemoArgs) -> Result<()> {
     eprintln!("everything that follows is in {}, which is removed at the end", folder.path().display());
     let pipeline =
         stages::build(&binary, &subject, (count, "auto"), &args.dims, None, &folder.path().join("stages")).await?;
-    let emulated = args.emulated.clone().zip(args.emulated_ort_lib.clone());
-    let emulated = emulated.map(|(program, ort_lib)| Emulated { program, ort_lib });
+    let emulated = args.emulated.clone().map(|program| Emulated { program, ort_lib: args.emulated_ort_lib.clone() });
     if emulated.is_some() {
         for stage in &pipeline.stages {
             println!("{} {}", stage.digest, stage.file);
