@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         flags.extend(["--model".to_owned(), model]);
     }
     if let Some(cross) = args.mixed {
-        eprintln!("build: defer-host for {}, which takes some minutes the first time", cross.triple);
+        eprintln!("build: defer-host for {}, which takes long the first time", cross.triple);
         let program = cross.emulated(&root(), &target_dir()?).map_err(|error| anyhow!(error))?;
         flags.extend(["--emulated".to_owned(), program.display().to_string()]);
         if *cross == AARCH64 {

@@ -4,8 +4,9 @@ use crate::support::chain::{Chain, Node, spawn_dispatcher};
 use crate::support::cluster::Process;
 use crate::support::hand::ByHand;
 use crate::support::networks::{Staged, assert_same, ladder, slow, stage};
-use crate::support::{BINARY, PATIENCE, folder, http, poll, run, stderr};
+use crate::support::{BINARY, PATIENCE, folder, http, poll, run, signal, stderr};
 use defer_host::engine::Named;
+use rustix::process::Signal;
 use serde_json::json;
 use std::net::TcpListener;
 use std::path::Path;
@@ -82,8 +83,7 @@ fn told_to_stop_a_process_ends_well_and_leaves_nothing() {
     thread::scope(|scope| {
         let clients: Vec<_> = (0..12).map(|_| scope.spawn(|| door.infer(&inputs))).collect();
         poll("twelve accepted requests", || (accepted() == 12).then_some(()));
-        let stop = rustix::process::Pid::from_raw(i32::try_from(chain.dispatcher.pid()).unwrap()).unwrap();
-        rustix::process::kill_process(stop, rustix::process::Signal::TERM).unwrap();
+        signal(chain.dispatcher.pid(), Signal::TERM);
         // Others are told to come again, while the port is there.
         let refusal = poll("a refusal", || door.try_infer(&inputs, &json!({})).expect("somebody listens").err());
         assert!(refusal.status == 503 && refusal.error.contains("shutting down"), "{refusal:?}");

@@ -3,8 +3,8 @@
 use crate::support::chain::Chain;
 use crate::support::http::Request;
 use crate::support::networks::{ladder, long, stage};
-use crate::support::poll;
-use rustix::process::{Pid, Signal, kill_process};
+use crate::support::{poll, signal};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -74,14 +74,13 @@ fn figures_count_what_went_through() {
 /// While `work` runs, process `pid` has a quarter of the time, in turns much shorter than a computation: what a processor that
 /// gets too hot, or a quota, makes of it.
 fn throttled<T>(pid: u32, work: impl FnOnce() -> T) -> T {
-    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                kill_process(pid, Signal::STOP).unwrap();
+                signal(pid, Signal::STOP);
                 thread::sleep(Duration::from_millis(6));
-                kill_process(pid, Signal::CONT).unwrap();
+                signal(pid, Signal::CONT);
                 thread::sleep(Duration::from_millis(2));
             }
         });

@@ -20,6 +20,7 @@ pub mod trial;
 pub mod watch;
 pub mod wire;
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
@@ -34,6 +35,12 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Runs one command to its end.
 pub fn run(args: &[&str]) -> Output {
     Command::new(BINARY).args(args).output().expect("the program starts")
+}
+
+/// Sends a signal to the process `pid`.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process's id");
+    kill_process(pid, signal).expect("it is there");
 }
 
 /// Standard error of a command that has ended.

@@ -2,14 +2,10 @@
 
 use crate::stages::settled;
 use crate::support::chain::{Chain, Node};
-use crate::support::{PATIENCE, folder, poll};
+use crate::support::{PATIENCE, folder, poll, signal};
 use crate::traffic::Versions;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
-
-pub fn signal(node: &Node, signal: Signal) {
-    kill_process(Pid::from_raw(i32::try_from(node.process.pid()).unwrap()).unwrap(), signal).unwrap();
-}
 
 pub fn nodes(name: &str, count: usize, serve: &[&str]) -> Vec<Node> {
     let folder = folder(&format!("lost-{name}"));
@@ -59,7 +55,7 @@ fn fault_after_fault_is_survived_as_long_as_one_node_is_spare() {
         let name = before[stage].clone();
         let at = chain.nodes.iter().position(|node| node.name == name).unwrap();
         match fault {
-            Fault::Frozen => signal(&chain.nodes[at], Signal::STOP),
+            Fault::Frozen => signal(chain.nodes[at].process.pid(), Signal::STOP),
             Fault::Killed => chain.nodes[at].process.kill(),
             Fault::Stopped => chain.nodes[at].process.ask_to_stop(),
         }
@@ -67,7 +63,7 @@ fn fault_after_fault_is_survived_as_long_as_one_node_is_spare() {
         traffic.goes_on(&format!("the loss of {name}: {fault:?}"));
         // What wakes up is of no generation that counts, and spare.
         match fault {
-            Fault::Frozen => signal(&chain.nodes[at], Signal::CONT),
+            Fault::Frozen => signal(chain.nodes[at].process.pid(), Signal::CONT),
             Fault::Killed => chain.nodes[at].start_again(),
             Fault::Stopped => {
                 let node = &mut chain.nodes[at];

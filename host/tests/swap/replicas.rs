@@ -1,10 +1,10 @@
 //! Stages that run on several nodes.
 
-use crate::lost::{assert_none_failed, is_up, nodes, signal};
+use crate::lost::{assert_none_failed, is_up, nodes};
 use crate::stages::{settled, swap};
 use crate::support::chain::{Chain, Node};
 use crate::support::networks::assert_same;
-use crate::support::{folder, poll, run, stderr};
+use crate::support::{folder, poll, run, signal, stderr};
 use crate::traffic::Versions;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -46,7 +46,7 @@ fn replicas_share_the_work_and_where_one_is_lost_the_others_go_on_in_the_same_ge
     for (lost, frozen) in [(1, false), (3, true), (4, true), (2, false), (5, false), (0, true)] {
         let name = chain.nodes[lost].name.clone();
         if frozen {
-            signal(&chain.nodes[lost], Signal::STOP);
+            signal(chain.nodes[lost].process.pid(), Signal::STOP);
         } else {
             chain.nodes[lost].process.kill();
         }
@@ -58,7 +58,7 @@ fn replicas_share_the_work_and_where_one_is_lost_the_others_go_on_in_the_same_ge
             std::thread::sleep(std::time::Duration::from_millis(2500));
         }
         if frozen {
-            signal(&chain.nodes[lost], Signal::CONT);
+            signal(chain.nodes[lost].process.pid(), Signal::CONT);
         } else {
             chain.nodes[lost].start_again();
         }

@@ -60,12 +60,12 @@ const TARGETS: [Target; 3] = [
 ];
 
 impl Target {
-    /// What set-up has to install to build it here.
-    fn needs(self) -> Result<setup::Task> {
+    /// How it is built on this machine: `None` as anything else is.
+    fn cross_here(self) -> Result<Option<&'static Cross>> {
         match self.cross {
-            _ if self.arch == env::consts::ARCH => Ok(setup::Task::Run),
-            Some(cross) => Ok(setup::Task::Cross(cross)),
+            _ if self.arch == env::consts::ARCH => Ok(None),
             None => bail!("{} is built on a machine of that kind only", self.triple),
+            cross => Ok(cross),
         }
     }
 
@@ -90,7 +90,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     // Before the first is built, which takes long.
     for target in &targets {
-        setup::ensure(target.needs()?)?;
+        setup::ensure(target.cross_here()?.map_or(setup::Task::Run, setup::Task::Cross))?;
     }
     for target in targets {
         package(target, &out)?;
@@ -141,24 +141,20 @@ fn package(target: Target, out: &Path) -> Result<()> {
 }
 
 fn build(target: Target) -> Result<PathBuf> {
-    if target.arch == env::consts::ARCH {
+    let Some(cross) = target.cross_here()? else {
         let program = ["-p", "defer-host", "--bin", "defer-host"];
         let status = cargo(&["build", "--profile", PROFILE, "--locked"]).args(program).status()?;
         if !status.success() {
             bail!("building defer-host failed, see above");
         }
         return Ok(target_dir()?.join(PROFILE).join("defer-host"));
-    }
-    let cross = target.cross.context("it can be built here")?;
+    };
     cross.build(&root(), &target_dir()?, PROFILE, &[]).map_err(|error| anyhow!(error))
 }
 
 /// Copies the program without its symbols.
 fn strip(target: Target, from: &Path, to: &Path) -> Result<()> {
-    let tool = match target.cross {
-        Some(cross) if target.arch != env::consts::ARCH => format!("{}-strip", cross.tools),
-        _ => "strip".to_owned(),
-    };
+    let tool = target.cross_here()?.map_or_else(|| "strip".to_owned(), |cross| format!("{}-strip", cross.tools));
     command::run(Command::new(tool).args(["--strip-all", "-o"]).arg(to).arg(from)).map(drop)
 }
 

@@ -38,10 +38,10 @@ impl Machine {
         let mut stale = String::new();
         if !self.package_lists_are_fresh {
             // While a mirror takes over changes, some lists of packages do not come; what is wanted may stand in the others.
-            if let Err(error) = command::run(apt_get().arg("update")) {
-                stale = format!(" (lists of packages are missing: {error:#})");
+            match command::run(apt_get().arg("update")) {
+                Ok(_) => self.package_lists_are_fresh = true,
+                Err(error) => stale = format!(" (lists of packages are missing: {error:#})"),
             }
-            self.package_lists_are_fresh = true;
         }
         let arguments = install.split(' ').skip(1);
         command::run(apt_get().args(arguments)).with_context(|| format!("cannot install; run: {install}{stale}"))?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Over which a CPU share is granted, in µs: short, so that a node computes in slices, as a slow CPU would, but not so short that
-/// it spends its time on filling caches again (a quarter of a CPU for mobilenetv2: with 10 ms 1.13 times the CPU time) …
+/// it spends its time on filling caches again (ARCHITECTURE.md, Test bed) …
 const PERIOD: f64 = 50_000.0;
 /// … but not shorter than what a share of at least this, in µs, needs: the kernel grants no less.
 const LEAST_QUOTA: f64 = 1000.0;

@@ -26,7 +26,7 @@ const GOAL: f64 = 0.95;
 /// Throughput around the swap of a stage, with CPU to spare and under full load.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  defer-lab bench swap                              some 11 minutes
+  defer-lab bench swap                              80 swaps, one in 8 s, then 200 more
   defer-lab bench swap --model resnet50 --json")]
 pub struct SwapArgs {
     #[command(flatten)]

@@ -107,7 +107,7 @@ fn measure(args: &PortableArgs) -> Result<Vec<Row>> {
     for _ in 0..COMPILATIONS {
         kinds.reverse();
         for kind in &mut kinds {
-            // Another one: a sandbox remembers what it compiled last.
+            // Another one: a sandbox has what is in use compiled already.
             let sandbox = Sandbox::with(kind.execution, Limits::default())?;
             let started = Instant::now();
             drop(subject.compile(&sandbox)?);
