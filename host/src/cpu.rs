@@ -1,6 +1,10 @@
-//! What kind of processor this process runs on.
+//! The processor that this process runs on: its kind, and who goes first.
 
+use rustix::process::nice;
 use std::fs;
+
+/// How far: a third of the processor time of a thread that does not stand back, where both want the same processor.
+const BACK: i32 = 5;
 
 /// Its model as the system tells it, such as "AMD EPYC" or "Raspberry Pi 4 Model B Rev 1.4"; `None` where nothing does.
 pub fn model() -> Option<String> {
@@ -14,6 +18,13 @@ fn model_in(cpuinfo: &str) -> Option<String> {
         let mut values = fields.filter(|(key, _)| key.trim() == *name).map(|(_, value)| value.trim());
         values.find(|value| !value.is_empty()).map(str::to_owned)
     })
+}
+
+/// Lowers the calling thread's priority, and that of threads which it starts, for good: those that answer requests go first.
+pub fn stand_back() {
+    if let Err(error) = nice(BACK) {
+        tracing::debug!(%error, "a thread keeps its priority");
+    }
 }
 
 #[cfg(test)]

@@ -44,6 +44,11 @@ static WATCHDOG: LazyLock<Arc<Watchdog>> = LazyLock::new(|| {
     watchdog
 });
 
+/// Starts the thread, with the priority of the calling one, unless there is one.
+pub fn start() {
+    LazyLock::force(&WATCHDOG);
+}
+
 /// Something that is being watched, until this is dropped. After that its alarm does not ring any more.
 #[must_use = "dropping it ends the watch"]
 pub struct Watch(Key);

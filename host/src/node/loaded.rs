@@ -4,6 +4,7 @@ use super::contest::Rival;
 use super::prepacking::{self, Room};
 use crate::artifact::{Artifact, ArtifactError, Digest, Manifest};
 use crate::buffer::Pool;
+use crate::cpu;
 use crate::engine::abandoned::{self, Charge};
 use crate::engine::{self, Engine, Model, Options, Prepacking, Session, SharedSession};
 use crate::memory;
@@ -81,6 +82,8 @@ pub struct Wish {
     pub room: Option<u64>,
     /// Name of the engine that its replicas run on. Only a node that measures its engines goes by it.
     pub engine: Option<String>,
+    /// The pipeline is in use on this node meanwhile: loading must not slow it down.
+    pub beside: bool,
 }
 
 /// A loaded stage.
@@ -181,6 +184,10 @@ impl Loader {
         charge.begin(());
         let (loader, path, of) = (self.clone(), path.to_owned(), Arc::clone(&charge));
         let load = move || {
+            // Engines that are to be measured need what they will have later.
+            if wish.beside && loader.rival.is_none() {
+                cpu::stand_back();
+            }
             let loaded = loader.load_as(&wish, digest, &path);
             if of.end().is_some() {
                 let _ = tell.send(loaded);

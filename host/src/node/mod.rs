@@ -25,6 +25,7 @@ mod store;
 pub mod swap;
 mod table;
 mod wanted;
+mod writer;
 
 pub use config::NodeConfig;
 pub use contest::Rival;

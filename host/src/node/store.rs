@@ -6,22 +6,21 @@
 //! asked for: over the limit, those go first that nobody has asked for the longest. That is the one use of the wall clock
 //! here; a time in the future, from before the clock was set back, counts as the longest ago.
 
+use super::writer::{Part, Writer};
 use crate::artifact::Digest;
 use crate::http::status_of;
 use axum::body::Body;
 use axum::http::StatusCode;
 use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
-use tokio::io::AsyncWriteExt as _;
 
 /// A use noted so far in the future may still be one: clocks are set back by seconds all the time.
 const SKEW: Duration = Duration::from_secs(60);
@@ -110,15 +109,6 @@ impl UnderWay<'_> {
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.store.uploads().bytes -= self.bytes;
-    }
-}
-
-/// A file that is being written; unlinked when dropped, unless it was renamed. A client that goes away drops it too.
-struct Part(PathBuf);
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
     }
 }
 
@@ -215,16 +205,26 @@ impl Store {
 
     /// Stores an upload under `digest`, if that is what it hashes to. An upload that is larger than the store may become is
     /// refused, before its first byte where its length is announced.
-    pub async fn put(&self, digest: &Digest, announced: Option<u64>, body: &mut Body) -> Result<(), StoreError> {
+    pub async fn put(
+        self: &Arc<Self>,
+        digest: &Digest,
+        announced: Option<u64>,
+        body: &mut Body,
+    ) -> Result<(), StoreError> {
         self.take(Some(digest), announced, body).await.map(drop)
     }
 
     /// Stores an upload under what it hashes to.
-    pub async fn put_any(&self, announced: Option<u64>, body: &mut Body) -> Result<Digest, StoreError> {
+    pub async fn put_any(self: &Arc<Self>, announced: Option<u64>, body: &mut Body) -> Result<Digest, StoreError> {
         self.take(None, announced, body).await
     }
 
-    async fn take(&self, want: Option<&Digest>, announced: Option<u64>, body: &mut Body) -> Result<Digest, StoreError> {
+    async fn take(
+        self: &Arc<Self>,
+        want: Option<&Digest>,
+        announced: Option<u64>,
+        body: &mut Body,
+    ) -> Result<Digest, StoreError> {
         let mut under_way = UnderWay { store: self, bytes: 0 };
         under_way.grow(announced.unwrap_or(0))?;
         let number = {
@@ -234,43 +234,54 @@ impl Store {
         };
         let name = want.map_or_else(|| "upload".to_owned(), Digest::to_string);
         let part = Part(self.folder.join(format!("{name}.{number}.part")));
-        self.receive(want, body, &part.0, &mut under_way).await
+        let (part, got) = self.receive(body, part, &mut under_way).await?;
+        if let Some(want) = want.filter(|want| **want != got) {
+            return Err(StoreError::Mismatch { want: *want, got });
+        }
+        let store = Arc::clone(self);
+        let kept = tokio::task::spawn_blocking(move || store.keep(part, got));
+        kept.await.unwrap_or_else(|error| Err(self.unwritten(&self.folder, io::Error::other(error))))
     }
 
     async fn receive(
         &self,
-        want: Option<&Digest>,
         body: &mut Body,
-        part: &Path,
+        part: Part,
         under_way: &mut UnderWay<'_>,
-    ) -> Result<Digest, StoreError> {
-        let write = |source: io::Error| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full { path: self.folder.clone() },
-            _ => StoreError::Write { path: part.to_owned(), source },
-        };
-        let mut file = tokio::fs::File::create(part).await.map_err(write)?;
-        let mut hasher = Sha256::new();
+    ) -> Result<(Part, Digest), StoreError> {
+        let path = part.0.clone();
+        let write = |source| self.unwritten(&path, source);
+        let writer = Writer::start(part).map_err(write)?;
         let mut size = 0;
         while let Some(frame) = body.frame().await {
             let Ok(chunk) = frame.map_err(StoreError::Upload)?.into_data() else { continue };
             size += chunk.len() as u64;
             under_way.grow(size)?;
-            hasher.update(&chunk);
-            file.write_all(&chunk).await.map_err(write)?;
+            if !writer.write(chunk).await {
+                break;
+            }
         }
-        file.sync_all().await.map_err(write)?;
-        let got = Digest::finish(hasher);
-        if let Some(want) = want.filter(|want| **want != got) {
-            return Err(StoreError::Mismatch { want: *want, got });
-        }
+        writer.end().await.map_err(write)
+    }
+
+    /// Gives what was written, and hashes to `got`, its name.
+    fn keep(&self, part: Part, got: Digest) -> Result<Digest, StoreError> {
+        let write = |source| self.unwritten(&part.0, source);
         // What runs has it mapped: the same bytes in another file would be another inode for nothing.
         if self.find(&got).is_some() {
             return Ok(got);
         }
-        fs::rename(part, self.path(&got)).map_err(write)?;
+        fs::rename(&part.0, self.path(&got)).map_err(write)?;
         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(write)?;
         self.set_mark(&got).map_err(write)?;
         Ok(got)
+    }
+
+    fn unwritten(&self, path: &Path, source: io::Error) -> StoreError {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full { path: self.folder.clone() },
+            _ => StoreError::Write { path: path.to_owned(), source },
+        }
     }
 
     /// Unlinks the least recently used artifacts that are not in `used`, until the rest fits the limit.

@@ -264,7 +264,7 @@ impl Node {
                     (Taken::by(runtime, &others), !others.iter().all(|loaded| self.runs(loaded)))
                 };
                 let room = room_for(index, &path, self.config.memory_limit, taken).await?;
-                let wish = Wish { room, engine: engine.cloned() };
+                let wish = Wish { room, engine: engine.cloned(), beside: self.serves(pipeline) };
                 let loaded = self.loader.load_in_time(digest, &path, wish).await;
                 let loaded = Arc::new(loaded.map_err(|source| PrepareError::Load { index, source })?);
                 loads.insert(digest, Arc::downgrade(&loaded));
@@ -280,6 +280,13 @@ impl Node {
             return Err(wrong(format!("it is stage {index} of {}: only the last has no next node", manifest.count)));
         }
         Ok(loaded)
+    }
+
+    /// Whether `pipeline` is in use on this node.
+    fn serves(&self, pipeline: &str) -> bool {
+        self.generations()
+            .iter()
+            .any(|generation| generation.pipeline == pipeline && generation.state() == State::Active)
     }
 
     /// Whether a generation has `loaded`; otherwise it is being tried, or threads of one that was dropped still hold it.

@@ -137,7 +137,9 @@ fn serve(
     let state_dir = state_dir.to_str().expect("cargo's path is UTF-8");
     // One thread each: the tests run many nodes side by side.
     let mut args = vec!["serve", "--name", name, "--listen", rest, "--relay", relay, "--state-dir", state_dir];
-    args.extend(["--threads", "1"]);
+    if !extra.iter().any(|arg| arg == "--threads") {
+        args.extend(["--threads", "1"]);
+    }
     args.extend(extra.iter().map(String::as_str));
     let mut process = Process::spawn(program, &args, envs).expect("the program starts");
     process.wait_listening(&["rest", "relay"], UP).expect("the node comes up");

@@ -6,6 +6,7 @@ mod bad;
 mod deploys;
 mod engines;
 mod lost;
+mod priority;
 mod repeats;
 mod replicas;
 mod stages;

@@ -6,10 +6,11 @@ mod entry;
 mod library;
 mod outputs;
 mod tensors;
+mod threads;
 mod traps;
 
 use super::panic::caught;
-use super::watchdog::{Alarm, Brake, Watch, watch};
+use super::watchdog::{self, Alarm, Brake, Watch, watch};
 use super::{Engine, EngineError, Model, Named, Options, Prepacking, Session};
 use crate::buffer::Pool;
 use defer_partition::Tensor;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use threads::Starter;
 use traps::Trapped;
 
 const NAME: &str = "onnxruntime";
@@ -36,8 +38,15 @@ pub struct OnnxRuntime {
     found: Library,
 }
 
-/// What was loaded: the library allows one environment per process.
-static OPENED: Mutex<Option<Environment>> = Mutex::new(None);
+/// What was loaded.
+#[derive(Clone)]
+struct Opened {
+    /// The library allows one per process.
+    environment: Environment,
+    starter: Starter,
+}
+
+static OPENED: Mutex<Option<Opened>> = Mutex::new(None);
 
 impl OnnxRuntime {
     /// Finds the library: the one named, else `ORT_DYLIB_PATH`, else the one beside this program, else the one in the cache.
@@ -55,10 +64,10 @@ impl OnnxRuntime {
     }
 
     /// Loads the library, unless this process has one.
-    fn environment(&self) -> Result<Environment, EngineError> {
+    fn opened(&self) -> Result<Opened, EngineError> {
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(environment) = &*opened {
-            return Ok(environment.clone());
+        if let Some(opened) = &*opened {
+            return Ok(opened.clone());
         }
         let library = self.path();
         let unavailable = |cause: String| EngineError::Unavailable(format!("{}: {cause}", library.display()));
@@ -67,14 +76,17 @@ impl OnnxRuntime {
             let builder = ort::init_from(library).map_err(|error| error.to_string())?;
             builder.with_telemetry(false).build().map_err(|error| error.to_string())
         };
+        let starter = Starter::new().map_err(|error| unavailable(error.to_string()))?;
+        watchdog::start();
         let environment = caught(open).map_err(unavailable)?;
         if let Err(error) = traps::install(library) {
             tracing::warn!(%error, "cannot handle divisions by zero in onnxruntime: one in a graph would end this process");
         }
         allocator::give_back();
         tracing::debug!(library = %library.display(), "onnxruntime is loaded");
-        *opened = Some(environment.clone());
-        Ok(environment)
+        let new = Opened { environment, starter };
+        *opened = Some(new.clone());
+        Ok(new)
     }
 }
 
@@ -88,11 +100,11 @@ impl Engine for OnnxRuntime {
     }
 
     fn open(&self) -> Result<(), EngineError> {
-        self.environment().map(drop)
+        self.opened().map(drop)
     }
 
     fn load(&self, model: Model<'_>, options: Options) -> Result<Box<dyn Session>, EngineError> {
-        let environment = self.environment()?;
+        let Opened { environment, starter } = self.opened()?;
         let eased = entry::ease(model.bytes);
         let bytes = eased.as_deref().unwrap_or(model.bytes);
         let load = || -> ort::Result<OrtSession> {
@@ -105,6 +117,9 @@ impl Engine for OnnxRuntime {
                 // Plans of where intermediate results lie cost as much memory again, and are made anew for each shape.
                 .with_memory_pattern(false)?
                 .with_prepacking(options.prepacking == Prepacking::On)?;
+            if options.threads > 1 {
+                builder = builder.with_thread_manager(starter.clone())?;
+            }
             if let Some(folder) = model.weights_folder {
                 let folder = folder.to_str().ok_or_else(|| ort::Error::new("the weights' path is not UTF-8"))?;
                 builder = builder.with_config_entry("session.model_external_initializers_file_folder_path", folder)?;
