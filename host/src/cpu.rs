@@ -3,8 +3,8 @@
 use rustix::process::nice;
 use std::fs;
 
-/// How far: a third of the processor time of a thread that does not stand back, where both want the same processor.
-const BACK: i32 = 5;
+/// How far: a ninth of the processor time of a thread that does not stand back, where both want the same processor.
+const BACK: i32 = 10;
 
 /// Its model as the system tells it, such as "AMD EPYC" or "Raspberry Pi 4 Model B Rev 1.4"; `None` where nothing does.
 pub fn model() -> Option<String> {
