@@ -5,9 +5,18 @@ use crate::artifact::Digest;
 use crate::node::{Store, StoreError};
 use crate::pipeline::Pipeline;
 use anyhow::{Context as _, Result};
+use axum::body::Body;
+use futures_util::StreamExt as _;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Bytes of a copy between two pauses.
+const PIECE: usize = 1 << 20;
+/// How many times as long as a piece took the pause after it is; at most [`LONGEST`].
+const PAUSES: u32 = 3;
+const LONGEST: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub struct Artifacts {
@@ -89,7 +98,7 @@ impl Artifacts {
         if self.find(digest).await.is_some() {
             return Ok(());
         }
-        let mut body = axum::body::Body::new(node.download(digest).await?);
+        let mut body = unhurried(Body::new(node.download(digest).await?));
         self.store()?.put(digest, None, &mut body).await.context("cannot keep a copy of the stage")?;
         Ok(())
     }
@@ -112,4 +121,23 @@ impl Artifacts {
             .len();
         node.upload(digest, &path, move |bytes| sent(bytes, total)).await
     }
+}
+
+/// `body` with pauses: a copy in the background leaves processors, and some of a fast link, to requests. What comes slowly
+/// anyway is hardly held up.
+fn unhurried(body: Body) -> Body {
+    let (mut bytes, mut since) = (0, Instant::now());
+    let chunks = body.into_data_stream().then(move |chunk| {
+        bytes += chunk.as_ref().map_or(0, |chunk| chunk.len());
+        let mut pause = Duration::ZERO;
+        if bytes >= PIECE {
+            pause = (since.elapsed() * PAUSES).min(LONGEST);
+            (bytes, since) = (0, Instant::now() + pause);
+        }
+        async move {
+            tokio::time::sleep(pause).await;
+            chunk
+        }
+    });
+    Body::from_stream(chunks)
 }
