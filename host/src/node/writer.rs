@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::thread;
 use tokio::sync::{mpsc, oneshot};
 
-/// Chunks between the network and the disk.
-const BETWEEN: usize = 4;
+/// Chunks between the network and the disk: each is up to half a megabyte that a small machine does without.
+const BETWEEN: usize = 1;
 
 /// A file that is being written; unlinked when dropped, unless it was renamed.
 pub struct Part(pub PathBuf);
@@ -44,7 +44,7 @@ impl Writer {
         Ok(Self { written, chunks })
     }
 
-    /// Hands on a chunk, once the disk has taken most of those before. `false` where writing has failed: [`Self::end`] says
+    /// Hands on a chunk, once the disk has taken those before but one or two. `false` where writing has failed: [`Self::end`] says
     /// why.
     pub async fn write(&self, chunk: Bytes) -> bool {
         self.chunks.send(chunk).await.is_ok()
