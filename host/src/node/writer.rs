@@ -44,8 +44,8 @@ impl Writer {
         Ok(Self { written, chunks })
     }
 
-    /// Hands on a chunk, once the disk has taken those before but one or two. `false` where writing has failed: [`Self::end`] says
-    /// why.
+    /// Hands on a chunk, once the disk has taken those before but one or two. `false` where writing has failed:
+    /// [`Self::end`] says why.
     pub async fn write(&self, chunk: Bytes) -> bool {
         self.chunks.send(chunk).await.is_ok()
     }

@@ -1,12 +1,11 @@
 //! What is loaded while requests are answered stands back, and what it leaves behind does not.
 
-use crate::stages::{settled, swap};
+use crate::stages::{settled, swap_at};
 use crate::support::chain::Chain;
 use crate::support::poll;
 use crate::traffic::Versions;
 use reqwest::StatusCode;
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 /// Name and niceness of each thread of a process.
@@ -34,29 +33,26 @@ fn a_stage_is_loaded_with_less_priority_than_requests_have_and_then_computes_wit
     // With two threads, an engine has one of its own.
     let chain = Chain::start_with("priority", staged, &["--threads", "2"], &[]);
     let node = &chain.nodes[1];
-    let pid = node.process.pid();
+    let (pid, url) = (node.process.pid(), node.url());
     // What it was started with is this process's.
     let own = threads(std::process::id())[0].1;
     // It is called so once it runs.
     let engine = || poll("one thread of an engine", || <[i64; 1]>::try_from(niceness(pid, "engine")).ok());
     assert_eq!(engine(), [own]);
     let traffic = versions.traffic(&chain.door, 2);
-    let done = AtomicBool::new(false);
     let loading = thread::scope(|scope| {
-        let watch = scope.spawn(|| {
-            let mut seen = Vec::new();
-            while !done.load(Ordering::Relaxed) {
-                seen.extend(niceness(pid, "load"));
-            }
-            seen
-        });
         // Some loads are over between two looks.
-        for version in [1, 0].into_iter().cycle().take(10) {
-            let reply = swap(node, staged.name(), 1, versions.0[version].artifact(1));
-            assert_eq!(reply.status, StatusCode::OK, "{}", reply.error());
+        let swaps = scope.spawn(|| {
+            for version in [1, 0].into_iter().cycle().take(10) {
+                let reply = swap_at(url, staged.name(), 1, versions.0[version].artifact(1));
+                assert_eq!(reply.status, StatusCode::OK, "{}", reply.error());
+            }
+        });
+        let mut seen = Vec::new();
+        while !swaps.is_finished() {
+            seen.extend(niceness(pid, "load"));
         }
-        done.store(true, Ordering::Relaxed);
-        watch.join().unwrap()
+        seen
     });
     assert!(loading.iter().any(|nice| *nice > own), "loading was seen at {loading:?}, requests have {own}");
     assert_eq!(settled(&chain.nodes), 11);
